@@ -67,7 +67,7 @@ def trainer_config(config: Config, folder: Path) -> Trainer.Config:
             eps=optimizer.eps,
             weight_decay=optimizer.weight_decay,
         ),
-        lr_scheduler=LRSchedulersContainer.Config(decay_type="cosine", **asdict(config.lr_scheduler)),
+        lr_scheduler=LRSchedulersContainer.Config(**asdict(config.lr_scheduler)),
         training=TrainingConfig(
             local_batch_size=training.local_batch_size,
             global_batch_size=training.global_batch_size,

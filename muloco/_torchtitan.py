@@ -21,6 +21,7 @@ import spmd_types as spmd  # torchtitan's notation of layouts, a package of its 
 import torch
 import torch.distributed
 import torch.distributed.fsdp
+import torch.distributed.pipelining.schedules as schedules
 import torchtitan.tools.utils as _utils
 from torch.nn.attention import flex_attention
 
@@ -123,6 +124,39 @@ def _import_trainer() -> None:
             del sys.modules[_TEXT]
 
 
+def _provide_steps_of_microbatches() -> None:
+    """torchtitan 0.3.0 gives the schedule of a pipeline its microbatches, as `arg_mbs`, `kwarg_mbs` and `target_mbs`.
+    `step` of torch 2.13 takes a whole batch only, which it divides itself; what follows is the same."""
+
+    def of_microbatches(step: Callable) -> Callable:
+        @functools.wraps(step)
+        def steps(
+            self,
+            *args,
+            arg_mbs=None,
+            kwarg_mbs=None,
+            target_mbs=None,
+            losses=None,
+            loss_kwargs=None,
+            return_outputs=True,
+            **kwargs,
+        ):
+            if kwarg_mbs is None:
+                kwargs |= {"losses": losses, "loss_kwargs": loss_kwargs, "return_outputs": return_outputs}
+                return step(self, *args, **kwargs)
+            for stage in [self._stage] if isinstance(self, schedules.PipelineScheduleSingle) else self._stages:
+                stage.has_backward = self._has_backward
+                stage.clear_runtime_states()
+            self._step_microbatches(
+                arg_mbs, kwarg_mbs, target_mbs, losses, return_outputs=return_outputs, loss_kwargs=loss_kwargs
+            )
+
+        return steps
+
+    for kind in (schedules.PipelineScheduleSingle, schedules.PipelineScheduleMulti):
+        kind.step = of_microbatches(kind.step)  # type: ignore[method-assign]
+
+
 _A100_FLOPS = 312e12
 """The peak FLOP/s that torchtitan assumes for accelerators that it does not know."""
 
@@ -132,6 +166,8 @@ if not hasattr(torch.distributed, "set_timeout"):
     _provide_set_timeout()
 if not hasattr(torch.distributed.fsdp, "DataParallelMeshDims"):
     _provide_mesh_dims()
+if "arg_mbs" not in inspect.signature(schedules.PipelineScheduleSingle.step).parameters:
+    _provide_steps_of_microbatches()
 _import_trainer()
 
 
@@ -150,14 +186,15 @@ from torchtitan.config.configs import CommConfig, CompileConfig, DebugConfig, Pa
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from torchtitan.distributed.cudagraph import CUDAGraphInputSpec
+from torchtitan.distributed.pipeline_parallel import pipeline_llm
 from torchtitan.models import _supported_models
 from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
-from torchtitan.models.common.attention import FlexAttention, FusedQKVLinear, QKVLinear, VarlenAttention
+from torchtitan.models.common.attention import FlexAttention, VarlenAttention
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
 from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.decoder_sharding import dense_activation_placement, dense_param_placement, norm_config
 from torchtitan.models.common.linear import ScaledBiasRowwiseLinear
-from torchtitan.models.common.moe import GroupedExperts, MoE, TokenChoiceTopKRouter
+from torchtitan.models.common.moe import GroupedExperts, MoE
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
 from torchtitan.models.common.rope import RoPE
 from torchtitan.models.llama3 import Llama3Model, parallelize_llama

@@ -4,8 +4,10 @@ import itertools
 import textwrap
 from typing import Any
 
+from muloco.model.flavors import flavor
+from muloco.model.stepped import stepped
 from muloco.resolve import Resolution
-from muloco.settings.config import Config
+from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.fields import flatten
 
 WIDTH = 80
@@ -18,9 +20,24 @@ def describe(resolution: Resolution) -> str:
     for section, named in itertools.groupby(flatten(config).items(), key=lambda field: field[0].rpartition(".")[0]):
         values = {name.removeprefix(f"{section}."): value for name, value in named}
         lines += [f"[{section}]", *_fields(section, values, resolution), ""]
+    lines += [describe_roles(resolution.config), ""]
     lines += textwrap.wrap(_amounts(config), WIDTH)
     for note in resolution.notes:
         lines += ["", *textwrap.wrap(f"note: {note}", WIDTH)]
+    return "\n".join(lines)
+
+
+def describe_roles(config: ResolvedConfig) -> str:
+    """Returns which rule steps the parameters of each role, how many there are, and an example of each form that they
+    have."""
+    chosen, size = config.optimizer, flavor(config.model.flavor)
+    lines = ["parameters by role:"]
+    for group in stepped(size, chosen.rules(), chosen.choices()):
+        number, name = len(group.shapes), next(iter(group.shapes))
+        tensors = f"{number} tensor{'s' * (number > 1)}"
+        lines.append(f"  {group.role:<10} {group.rule:<8} {tensors:>13}  {group.parameters:>15,} elements")
+        example = f"{name} {group.matrices(name)}"
+        lines += [" " * 13 + line for line in ([example] if len(example) <= WIDTH - 13 else example.split(" ", 1))]
     return "\n".join(lines)
 
 

@@ -4,6 +4,7 @@ checked here; what concerns a single section is in its file (`muloco.settings`).
 
 import copy
 import functools
+import hashlib
 import math
 import re
 import time
@@ -18,9 +19,10 @@ from muloco.errors import UserError, naming
 from muloco.model.architecture import NO_SCORES, Flavor
 from muloco.model.flavors import flavor
 from muloco.model.initial import check_initial
+from muloco.model.stepped import stepped
 from muloco.optim.rules import RULES
 from muloco.outer.codecs import codec_class
-from muloco.outer.loop.fragments import Schedule, by_modules, by_number
+from muloco.outer.loop.fragments import Schedule, by_modules, by_number, module_of
 from muloco.settings.annotations import LONGEST_NAME
 from muloco.settings.config import Config, ResolvedConfig
 from muloco.settings.data import EMBEDDED, is_hub
@@ -72,18 +74,39 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     size = flavor(resolved.model.flavor)
     _check_length(resolved, size)
     _check_data(resolved, size)
+    _check_roles(resolved, size)
     _check_fragments(resolved, size)
     _check_compression(resolved, size)
     if resolved.chaos.interval_seconds is not None and resolved.worker_processes == 1:
         raise UserError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
     _check_buffers(resolved, size)
     _check_tensor_parallel(resolved, size)
+    _check_pipeline(resolved, size)
     _check_batches(resolved)
     _check_evaluation(resolved, size)
+    _check_titan(resolved)
     if resolved.checkpoint.initial is not None:
         resolved.checkpoint.initial = str(Path(resolved.checkpoint.initial).absolute())
         check_initial(Path(resolved.checkpoint.initial), size)
     return Resolution(config=resolved, derived=origins, notes=_notes(resolved))
+
+
+def _check_titan(config: ResolvedConfig) -> None:
+    """Notes the digest of the file with a function titan(config); its path becomes absolute."""
+    training = config.training
+    if training.titan is None:
+        if training.titan_sha256 is not None:
+            raise UserError("training.titan_sha256 is the digest of the file of training.titan, which is not set")
+        return
+    file = Path(training.titan).absolute()
+    with naming("training.titan"):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    if training.titan_sha256 not in (None, digest):
+        raise UserError(
+            f"training.titan: {file} is not what it was when the run began (SHA-256 {training.titan_sha256[:16]}, now "
+            f"{digest[:16]}); give the path of the same file with --training.titan, or start a new run"
+        )
+    training.titan, training.titan_sha256 = str(file), digest
 
 
 def completed(stored: Config, *, where: str) -> ResolvedConfig:
@@ -187,6 +210,15 @@ def _derive_weight_decay(config: Config, size: Flavor, origins: Origins) -> None
         f"sequences) x ({batch} sequences / {workers} worker{'s' * (workers > 1)}) / {WEIGHT_DECAY_BATCH}"
     )
     config.optimizer.derive("weight_decay", best * batch / workers / WEIGHT_DECAY_BATCH, origin, origins)
+
+
+def _check_roles(config: ResolvedConfig, size: Flavor) -> None:
+    if config.optimizer.name == "SGD":
+        return
+    try:
+        stepped(size, config.optimizer.rules(), config.optimizer.choices())
+    except ValueError as error:
+        raise UserError(f"model.flavor {size.alias} with this optimizer: {error}") from None
 
 
 def _check_data(config: ResolvedConfig, size: Flavor) -> None:
@@ -300,6 +332,26 @@ def _check_tensor_parallel(config: ResolvedConfig, size: Flavor) -> None:
             raise UserError(f"parallelism.tensor_parallel_degree {degree} must divide the {number} {what}")
 
 
+def _check_pipeline(config: ResolvedConfig, size: Flavor) -> None:
+    """Checks what a pipeline of stages does not have: stages without layers, and fragments that name modules."""
+    degree = config.parallelism.pipeline_parallel_degree
+    if degree == 1:
+        return
+    layers = len({module_of(name) for name in size.shapes if name.startswith("layers.")})
+    if degree > layers:
+        raise UserError(
+            f"parallelism.pipeline_parallel_degree {degree} is more than the {layers} layers of flavor {size.alias}"
+        )
+    if config.fault_tolerance.module_fqns_per_model_fragment is not None:
+        raise UserError(
+            "fault_tolerance.module_fqns_per_model_fragment names modules of the whole model, of which a stage of a "
+            "pipeline has only some: with parallelism.pipeline_parallel_degree use fault_tolerance.num_fragments, into "
+            "which each stage divides its own modules"
+        )
+    if config.optimizer.name == "GPA":
+        raise UserError("optimizer.name GPA needs parallelism.pipeline_parallel_degree 1")
+
+
 def _check_evaluation(config: ResolvedConfig, size: Flavor) -> None:
     """Checks the tasks of an evaluation; their folder becomes absolute."""
     chosen, steps = config.evaluation, config.training.steps
@@ -310,10 +362,11 @@ def _check_evaluation(config: ResolvedConfig, size: Flavor) -> None:
     for at in chosen.at:
         if isinstance(at, int) and at > steps:
             raise UserError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")
-    if config.parallelism.tensor_parallel_degree > 1:
-        raise UserError(
-            "evaluation.tasks needs parallelism.tensor_parallel_degree 1; evaluate checkpoints instead (muloco eval)"
-        )
+    for degree in ("tensor_parallel_degree", "pipeline_parallel_degree"):
+        if getattr(config.parallelism, degree) > 1:
+            raise UserError(
+                f"evaluation.tasks needs parallelism.{degree} 1; evaluate checkpoints instead (muloco eval)"
+            )
     if chosen.include_path is not None:
         chosen.include_path = str(Path(chosen.include_path).absolute())
         with naming("evaluation.include_path"):

@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from muloco.resolve import completed, resolution, resolve
 from muloco.settings.compression import Compression
 from muloco.settings.config import Config
 from muloco.settings.fault_tolerance import FaultTolerance
+from muloco.settings.fields import set_field
 from muloco.settings.load import load_config
 from muloco.settings.optimizer import Optimizer, Role
 from muloco.settings.outer import OuterOptimizer
@@ -138,6 +140,25 @@ def test_impossible_values_are_refused_in_one_line(section, field, value, messag
 def test_tensor_parallel_degrees_that_do_not_divide_are_refused(flavor, seq_len, degree, message) -> None:
     config = paper(flavor, 512)
     config.training.seq_len, config.parallelism.tensor_parallel_degree = seq_len, degree
+    with pytest.raises(UserError) as refusal:
+        resolve(config)
+    assert message in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parallelism.pipeline_parallel_degree": 7}, "7 is more than the 6 layers of flavor 150M"),
+        ({"fault_tolerance.module_fqns_per_model_fragment": (FIRST, REST)}, "use fault_tolerance.num_fragments"),
+        ({"optimizer.name": "GPA"}, "optimizer.name GPA needs parallelism.pipeline_parallel_degree 1"),
+        ({"evaluation.tasks": ("embedded",)}, "evaluation.tasks needs parallelism.pipeline_parallel_degree 1"),
+    ],
+)
+def test_what_a_pipeline_cannot_be_combined_with_is_refused(changes: dict[str, Any], message: str) -> None:
+    config = paper("150M", 512)
+    config.parallelism.pipeline_parallel_degree = 2
+    for name, value in changes.items():
+        set_field(config, name, value)
     with pytest.raises(UserError) as refusal:
         resolve(config)
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
@@ -299,11 +320,11 @@ def test_compression_is_derived_where_it_is_left_open(compression: dict, derived
 @pytest.mark.parametrize(
     ("name", "own", "rules"),
     [
-        ("Muon", {}, ["muon", "adamw", "adamw", "adamw"]),
-        ("AdamW", {}, ["adamw"] * 4),
-        ("GPA", {"matrix": "muon"}, ["muon", "adamw", "adamw", "adamw"]),
-        ("SGD", {}, ["sgd"] * 4),
-        ("Muon", {"embedding": "lion", "matrix": "adamw"}, ["adamw", "lion", "adamw", "adamw"]),
+        ("Muon", {}, ["muon", "adamw", "adamw", "muon", "adamw", "adamw"]),
+        ("AdamW", {}, ["adamw"] * 6),
+        ("GPA", {"matrix": "muon"}, ["muon"] + ["adamw"] * 5),
+        ("SGD", {}, ["sgd"] * 6),
+        ("Muon", {"embedding": "lion", "matrix": "adamw"}, ["adamw", "lion", "adamw", "muon", "adamw", "adamw"]),
     ],
 )
 def test_every_role_has_a_rule(name: str, own: dict[str, str], rules: list[str]) -> None:
@@ -314,7 +335,7 @@ def test_every_role_has_a_rule(name: str, own: dict[str, str], rules: list[str])
     found = resolution(config)
     assert [role.rule for role in found.config.optimizer.roles().values()] == rules
     derived = {field.split(".")[1] for field in found.derived if field.endswith(".rule")}
-    assert derived == {"matrix", "embedding", "head", "scalar"} - own.keys()
+    assert derived == {"matrix", "embedding", "head", "router", "scalar", "other"} - own.keys()
     assert resolve(found.config) == found.config
     stored = from_dict(to_dict(found.config), where="config.json")
     assert completed(stored, where="config.json") == found.config
@@ -395,10 +416,12 @@ def test_the_number_of_fragments_is_derived_from_their_modules() -> None:
     assert resolve(config).fault_tolerance.num_fragments == 9, "one a module"
 
 
-def test_tensor_parallel_ranks_share_their_batch() -> None:
+@pytest.mark.parametrize(("tensor", "pipeline"), [(4, 1), (1, 4), (2, 2)])
+def test_ranks_that_share_a_model_share_their_batch(tensor: int, pipeline: int) -> None:
     """Three data-parallel ranks of four ranks each are 12 processes, that read 3 different parts of a batch."""
     config = paper("150M", 6)
-    config.parallelism.data_parallel_shard_degree, config.parallelism.tensor_parallel_degree = 3, 4
+    config.parallelism.data_parallel_shard_degree = 3
+    config.parallelism.tensor_parallel_degree, config.parallelism.pipeline_parallel_degree = tensor, pipeline
     config.training.local_batch_size, config.validation.sequences = 2, 6
     resolved = resolve(config)
     assert (resolved.ranks_per_worker, resolved.data_parallel_ranks) == (12, 3)

@@ -105,6 +105,15 @@ def test_torch_still_lacks_set_timeout() -> None:
 
 
 @pytest.mark.full
+def test_a_schedule_of_a_pipeline_still_takes_whole_batches_only() -> None:
+    in_fresh_process(
+        "import inspect, torch.distributed.pipelining.schedules as s\n"
+        "for kind in (s.PipelineScheduleSingle, s.PipelineScheduleMulti):\n"
+        "    assert 'arg_mbs' not in inspect.signature(kind.step).parameters"
+    )
+
+
+@pytest.mark.full
 @pytest.mark.skipif(torch.accelerator.is_available(), reason="about machines without an accelerator")
 def test_torchtitan_still_takes_cuda_for_granted() -> None:
     in_fresh_process("import torchtitan.tools.utils as u; assert u.device_type == 'cuda'")

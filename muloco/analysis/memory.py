@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from muloco.model.flavors import flavor
+from muloco.model.stepped import stepped
 from muloco.optim.rules import RULES
 from muloco.outer.loop.memory import sync_words
 from muloco.settings.config import ResolvedConfig
@@ -87,8 +88,8 @@ def _inner_state(config: ResolvedConfig) -> int:
     if optimizer.name == "SGD":
         return size.parameters if optimizer.mu else 0
     average = size.parameters if optimizer.name == "GPA" else 0  # its z
-    roles = optimizer.roles()
-    return average + sum(RULES[roles[name].rule].words * number for name, number in size.parameters_by_role.items())
+    groups = stepped(size, optimizer.rules(), optimizer.choices())
+    return average + sum(RULES[group.rule].words * group.parameters for group in groups)
 
 
 def _codec_state(layouts: Sequence["Layout"], workers: int) -> int:

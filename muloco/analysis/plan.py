@@ -136,7 +136,9 @@ def plan(
     apart = config.syncs and config.worker_processes > 1
     layouts = _layouts(config) if config.syncs else []
     whole = memory(config, layouts)
-    shards = config.parallelism.data_parallel_shard_degree * config.parallelism.tensor_parallel_degree
+    parallelism = config.parallelism
+    shards = parallelism.data_parallel_shard_degree * parallelism.tensor_parallel_degree
+    shards *= parallelism.pipeline_parallel_degree
     share = config.workers / config.worker_processes / shards  # of the memory of one worker on each GPU
     offloaded = whole.outer if config.outer_optimizer.offload else 0
     peak = (whole.peak - offloaded) * share

@@ -42,15 +42,16 @@ def run(args: argparse.Namespace) -> int:
         resumption = take_up(chosen)
         config, chosen = resumption.config, resumption.chosen
     else:
+        from muloco.describe import describe, describe_roles
+
         resolved = _resolved(args.config, chosen)
         if args.dry_run:
-            from muloco.describe import describe
-
             sys.stdout.write(describe(resolved) + "\n")
             return 0
         config = resolved.config
         for note in resolved.notes:
             console.print(f"note: {note}", style="yellow")
+        console.print(describe_roles(config), highlight=False)
     if config.evaluation.tasks and not (resumption is not None and resumption.ended):
         from muloco.evals.in_training import rehearse
 

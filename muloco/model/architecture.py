@@ -12,6 +12,7 @@ from functools import cached_property
 from re import search
 from typing import TYPE_CHECKING, Any
 
+from muloco.optim.choices import ALGORITHMS
 from muloco.outer.loop.fragments import module_of
 
 if TYPE_CHECKING:
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from muloco._torchtitan import ModelSpec
     from muloco.model.weights_folder import WeightsFolder
 
-ROLES = ("matrix", "embedding", "head", "scalar")
-"""Roles of parameters: Muon steps matrices, and the other three go to AdamW by default."""
+ROLES = tuple(ALGORITHMS)
+"""Roles of parameters: Muon steps matrices and routers, and the others go to AdamW by default."""
 NO_SCORES = "the layers of flavor {flavor} have windows of different sizes, so it cannot be evaluated on tasks"
 """What is said where a flavor without `one_mask` is to be evaluated."""
 TABLES = ("embedding", "head")
@@ -57,6 +58,12 @@ class Flavor(ABC):
     @abstractmethod
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of every parameter by name, in the order of the model's modules."""
+
+    @property
+    def fused(self) -> Mapping[str, tuple[int, ...]]:
+        """The rows of each matrix in a fused projection (`muloco.optim.fused`), by a regular expression for the names
+        of such parameters. Most flavors have none."""
+        return {}
 
     @property
     @abstractmethod

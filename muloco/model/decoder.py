@@ -123,7 +123,7 @@ def parallelized(parallelize: Callable[..., Any]) -> Callable[..., nn.Module]:
         model = parallelize(model, parallel_dims=parallel_dims, compile_config=compile_config, **kwargs)
         if model.config.autocast:  # norms of bf16 activations with fp32 weights are intended
             warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight")
-        if parallel_dims.tp_enabled and compile_config.enable:
+        if parallel_dims.tp_enabled and compile_config.enable and model.tok_embeddings is not None:
             # The embedding returns a tensor that is still on its way between ranks. torch 2.13's compile cache uses
             # what it compiled for such a tensor for any other one, and fails in the next layer; a copy has arrived.
             model.tok_embeddings.register_forward_hook(lambda module, args, out: out.clone())

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from muloco.optim.roles import ALGORITHMS, UNDECAYED, named
+from muloco.optim.choices import ALGORITHMS
+from muloco.optim.fused import parts
+from muloco.optim.layouts import matrix_shape
+from muloco.optim.roles import UNDECAYED, named
 from muloco.optim.rule import Option, Read, at_least_zero, lookup, switch
 from muloco.optim.rules import RULES
 from muloco.suggest import allowed
@@ -106,6 +109,22 @@ def read_rate(name: str, value: Any) -> float | Tensor:
     return value
 
 
+def read_by_pattern(name: str, value: Any) -> Mapping[str, Any]:
+    """Checks what a constructor is given by regular expressions of names; None is nothing.
+
+    Raises:
+        ValueError: it is no mapping from texts, or to something else than a group may have.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(pattern, str) for pattern in value):
+        example = {"role_of": "{'gate': 'other'}", "split": "{'wqkv': [64, 64, 64]}", "per_head": "{'wq': 64}"}
+        raise ValueError(f"{name} must be by regular expressions of names, such as {example[name]}, not {value!r}")
+    if name not in OPTIONS:
+        return value
+    return {pattern: OPTIONS[name].read(f"{name}[{pattern!r}]", given) for pattern, given in value.items()}
+
+
 READ: dict[str, Read] = {
     "lr": read_rate,
     "lr_factor": at_least_zero,
@@ -133,7 +152,7 @@ def check_params(group: dict[str, Any]) -> None:
     rule = RULES[group["algorithm"]]
     for name, param in named(group):
         if rule.takes == "matrices":
-            _check_matrix(rule.label, name, param, group["layout"])
+            _check_matrix(rule.label, name, param, group)
         elif not param.is_floating_point():
             raise ValueError(f"only real floating dtypes are allowed, but parameter{called(name)} has {param.dtype}")
 
@@ -171,7 +190,8 @@ def called(name: str | None) -> str:
     return f" {name!r}" if name is not None else ""
 
 
-def _check_matrix(rule: str, name: str | None, param: Tensor, layout: str | None) -> None:
+def _check_matrix(rule: str, name: str | None, param: Tensor, group: Mapping[str, Any]) -> None:
+    layout = group["layout"]
     what = f"parameter{called(name)} has shape {tuple(param.shape)} and {param.dtype}"
     others = " or ".join(repr(name) for name, other in RULES.items() if other.takes == "anything")
     if not param.is_floating_point() or param.ndim < 2:
@@ -186,6 +206,10 @@ def _check_matrix(rule: str, name: str | None, param: Tensor, layout: str | None
         )
     if param.ndim != 2 and layout == "transposed":
         raise ValueError(f"layout 'transposed' is for two dimensions, but {what}")
+    try:
+        parts(matrix_shape(param.shape, layout)[0], group.get("split"), group.get("per_head"))
+    except ValueError as error:
+        raise ValueError(f"parameter{called(name)} of shape {tuple(param.shape)} {error}") from None
 
 
 def instead(name: str, known: Collection[str]) -> str:

@@ -28,10 +28,10 @@ class Muon(RuleOptimizer):
     dtype and layout. A step is correct wherever the momentum is finite.
 
     Args:
-        params: a module or (name, parameter) pairs, which are sorted into groups: hidden matrices to muon; embeddings,
-            head, norms, biases and the rest to adamw, norms and biases without weight decay (`describe_groups()` lists
-            them). Convolutions without groups go to muon if a module is given. Or parameters, all for muon. Or groups,
-            see below.
+        params: a module or (name, parameter) pairs, which are sorted into groups: hidden matrices, stacks of experts
+            and routers to muon; embeddings, head, norms, biases and the rest to adamw, norms and biases without weight
+            decay (`describe_groups()` lists them). Convolutions without groups go to muon if a module is given, and
+            fused projections are split that its types tell. Or parameters, all for muon. Or groups, see below.
         lr: learning rate, a float or a tensor of one element, which a CUDA graph needs on the device.
         momentum: of rules for matrices, in [0, 1).
         nesterov: rules for matrices look one momentum step ahead.
@@ -51,19 +51,25 @@ class Muon(RuleOptimizer):
             and `matmul` elsewhere and where several ranks may compute the same matrix. `auto` may choose differently
             when a run is repeated, and results then differ by rounding. See
             `muloco.optim.symmetric.symmetric_product`.
+        role_of, split, per_head: by regular expressions that are searched for in the names of the parameters, of which
+            the first that matches decides: another role; `split` and `per_head` of the group, see below.
 
-    A group may have every option of the constructor that its algorithm uses, except `process_group` and
-    `symmetric_products`, and
+    A group may have every option of the constructor that its algorithm uses, except `process_group`,
+    `symmetric_products` and `role_of`, and
 
         algorithm: a name in `muloco.optim.rules`. Default: by `role`, or by `use_muon` (True or False, as in Keller
             Jordan's optimizers), else muon.
-        role: `matrix` (muon), `embedding`, `head`, `scalar` or `other` (adamw), which `describe_groups()` shows;
-            together with an algorithm, any label. Scalars (norms and biases) have no weight decay unless the group sets
-            it.
+        role: `matrix` or `router` (muon), `embedding`, `head`, `scalar` or `other` (adamw), which `describe_groups()`
+            shows; together with an algorithm, any label. Scalars (norms and biases) have no weight decay unless the
+            group sets it.
         layout: for matrices. A matrix is `[fan_out, fan_in]`; `transposed`: `[fan_in, fan_out]`, as transformers'
             Conv1D has it (known in a module). More than three dimensions are a convolution, one row for each output;
-            three need `stacked` (the last two are matrices) or `flatten` (the first is the rows), which more may have
-            too.
+            three need `stacked` (the last two are matrices, as of experts), `stacked_transposed` (they are [fan_in,
+            fan_out]) or `flatten` (the first is the rows), which more may have too.
+        split: for matrices, the rows (outputs) of each of the matrices in a fused projection, in order. The pattern
+            repeats to the end of the rows: with [1, 1] they alternate. Each matrix is stepped by itself.
+        per_head: for matrices, the rows of an attention head, each of which is stepped by itself; with `split`, also
+            one number for each part.
         lr_factor: times lr; 1 by default.
         fused, foreach: for adamw, as in torch.optim.AdamW; fused by default on an accelerator.
 

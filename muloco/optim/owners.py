@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from muloco.optim.layouts import matrix_shape
+from muloco.optim.fused import parts
+from muloco.optim.layouts import matrix_shape, stack_dimensions
 from muloco.sharding import Axis, axes, local
 
 BATCH_ELEMENTS = {"cpu": 2**19, "cuda": 2**24}
@@ -92,7 +93,7 @@ class Plan:
         # The key has ids of the groups. The groups are kept with it, so that no other object gets one of these ids.
         key: list[Any] = [BATCH_ELEMENTS.copy(), EXCHANGE_BYTES, copies]
         for params, group in groups:
-            key.append((id(group), group["layout"]))
+            key.append((id(group), group["layout"], group.get("split"), group.get("per_head")))
             key += [(id(param), param.dtype, param.device) for param in params]
         if key != self._key:
             self._batches = list(batches(matrix for params, group in groups for matrix in split(params, group, copies)))
@@ -105,7 +106,7 @@ def split(params: Iterable[Tensor], group: dict[str, Any], copies: tuple[Axis, .
     for param in params:
         if param.numel() == 0:
             continue
-        leading = param.ndim - 2 if group["layout"] == "stacked" else 0
+        leading = stack_dimensions(param.ndim, group["layout"])
         # Ranks on an axis that divides the leading dimensions hold different matrices.
         matrix_axes = tuple(
             Axis(axis.group, None if axis.dim is None else axis.dim - leading)
@@ -147,8 +148,13 @@ def _balance(matrices: list[Matrix], places: tuple[Axis, ...]) -> list[list[Matr
 
 
 def _cost(matrix: Matrix) -> int:
-    small, large = sorted(matrix_shape(matrix.shape, matrix.group["layout"]))
-    return 4 * small * small * large + 2 * small**3
+    """FLOPs of a matrix, up to a factor; of a fused projection, those of the matrices in it."""
+    outputs, inputs = matrix_shape(matrix.shape, matrix.group["layout"])
+    cost = 0
+    for part in parts(outputs, matrix.group.get("split"), matrix.group.get("per_head")):
+        small, large = sorted((part.rows, inputs))
+        cost += part.heads * (4 * small * small * large + 2 * small**3)
+    return cost
 
 
 def _stacks(matrices: list[Matrix], owner: tuple[int, ...]) -> Iterator[Stack]:

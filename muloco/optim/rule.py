@@ -5,7 +5,7 @@ docs/extending.md shows how a rule is added.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -152,6 +152,23 @@ def integer(least: int, expected: str = "") -> Read:
         return int(value)
 
     return read
+
+
+def some(read: Read) -> Read:
+    """A sequence of values, which becomes a tuple."""
+
+    def read_all(name: str, value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            raise ValueError(f"{name} must be a list that is not empty, not {value!r}")
+        return tuple(read(f"{name}[{index}]", entry) for index, entry in enumerate(value))
+
+    return read_all
+
+
+def one_or_some(read: Read) -> Read:
+    """A value, or a sequence of values, which becomes a tuple."""
+    several = some(read)
+    return lambda name, value: (several if isinstance(value, Sequence) else read)(name, value)
 
 
 def or_none(read: Read) -> Read:

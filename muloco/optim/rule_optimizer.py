@@ -9,18 +9,20 @@ import torch
 from torch import nn
 from torch.distributed import ProcessGroup
 
+from muloco.optim.choices import ALGORITHMS, Choices
 from muloco.optim.groups import (
     OPTIONS,
     check_distinct,
     check_gradients,
     check_params,
     instead,
+    read_by_pattern,
     read_group,
     read_values,
     refuse_unused,
 )
 from muloco.optim.owners import Plan
-from muloco.optim.roles import ALGORITHMS, describe_groups, group_by_role
+from muloco.optim.roles import describe_groups, group_by_role
 from muloco.optim.rule import Read, lookup
 from muloco.optim.rules import RULES
 from muloco.optim.symmetric import WAYS
@@ -36,6 +38,9 @@ SHARED: dict[str, Any] = {
     "cautious_weight_decay": False,
     "process_group": None,
     "symmetric_products": "auto",
+    "role_of": None,
+    "split": None,
+    "per_head": None,
 }
 """Keywords that the constructors of all optimizers have, with their defaults."""
 
@@ -74,6 +79,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._plan = Plan()
         self._symmetric_products = options.pop("symmetric_products")
         lookup(dict.fromkeys(WAYS), self._symmetric_products, "symmetric_products")
+        choices = Choices(**{name: read_by_pattern(name, options.pop(name)) for name in Choices._fields})
         read_values(options, {})
         read_values(defaults, self.own_options)
         # Of options that are not in all groups: OneCycleLR and CyclicLR would find betas among torch's defaults, and
@@ -82,7 +88,7 @@ class RuleOptimizer(torch.optim.Optimizer):
         self._of_some_rules = {name: options.pop(name) for name in of_some_rules}
         in_groups = {option.name: option.default for option in OPTIONS.values() if option.in_all_groups}
         own = {"algorithm": DEFAULT, "lr_factor": 1.0}
-        super().__init__(group_by_role(params), own | in_groups | defaults | options)
+        super().__init__(group_by_role(params, choices), own | in_groups | defaults | options)
         if any("role" in group for group in self.param_groups):
             logger.info("parameters by rule:\n%s", self.describe_groups())
 

@@ -17,7 +17,8 @@ from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor, Replicate
 
 from muloco.optim.all_to_all import from_owners, overlap, to_owners
-from muloco.optim.layouts import matrix_shape, row_shape, to_matrices
+from muloco.optim.fused import parts, put, take
+from muloco.optim.layouts import matrix_shape, row_shape, stack_dimensions, to_matrices, transposed
 from muloco.optim.newton_schulz import exchange_dtypes
 from muloco.optim.owners import Batch, Plan, Stack
 from muloco.optim.passes import advance, descend, host_sees
@@ -89,7 +90,7 @@ def _gradient(param: Tensor) -> Tensor:
 def _zero_rows(param: Tensor, group: dict[str, Any]) -> Tensor:
     """A number for each row of the matrices of a parameter, on every rank that has parts of the matrix: they are few,
     and the owner of the matrix, which may change, needs all of them."""
-    leading = param.ndim - 2 if group["layout"] == "stacked" else 0
+    leading = stack_dimensions(param.ndim, group["layout"])
     rows = row_shape(param.shape[leading:], group["layout"])
     part = local(param).new_zeros(*local(param).shape[:leading], *rows)
     if not isinstance(param, DTensor):
@@ -156,18 +157,29 @@ def _direction(stack: Stack, whole: Tensor, rows: Mapping[str, Tensor], symmetri
     """Returns the step, without the learning rate if that is a tensor, as reading it would wait for the device."""
     group = stack.matrices[0].group
     layout = group["layout"]
-    scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(*matrix_shape(stack.shape, layout))
+    outputs, inputs = matrix_shape(stack.shape, layout)
     lr = _lr(group)
     compute = RULES[group["algorithm"]].direction
     assert compute is not None
-    direction = compute(
-        to_matrices(whole, layout),
-        group,
-        scale if isinstance(lr, Tensor) else lr * scale,
-        {name: to_matrices(buffer, layout) for name, buffer in rows.items()},
-        symmetric_products,
-    )
-    return direction.reshape(-1, *stack.shape)
+
+    def computed(matrices: Tensor, fan_out: int, buffers: dict[str, Tensor]) -> Tensor:
+        scale = lookup(LR_SCALES, group["adjust_lr"], "adjust_lr")(fan_out, inputs)
+        return compute(matrices, group, scale if isinstance(lr, Tensor) else lr * scale, buffers, symmetric_products)
+
+    matrices = to_matrices(whole, layout)
+    buffers = {name: to_matrices(buffer, layout) for name, buffer in rows.items()}
+    held = parts(outputs, group.get("split"), group.get("per_head"))
+    if len(held) == held[0].heads == 1:
+        return computed(matrices, outputs, buffers).reshape(-1, *stack.shape)
+    if transposed(layout):
+        matrices, buffers = matrices.mT, {name: buffer.mT for name, buffer in buffers.items()}
+    direction = torch.empty_like(matrices, dtype=exchange_dtypes(whole)[1])
+    for part in held:
+        own = {name: take(buffer, part) for name, buffer in buffers.items()}
+        put(direction, part, computed(take(matrices, part), part.rows, own))
+        for name, buffer in own.items():
+            put(buffers[name], part, buffer)
+    return (direction.mT if transposed(layout) else direction).reshape(-1, *stack.shape)
 
 
 def _row_buffers(stack: Stack) -> list[str]:

@@ -55,11 +55,12 @@ class Config(Section):
     @property
     def ranks_per_worker(self) -> int:
         """Number of processes of one worker."""
-        return self.data_parallel_ranks * self.parallelism.tensor_parallel_degree
+        of_model = self.parallelism.tensor_parallel_degree * self.parallelism.pipeline_parallel_degree
+        return self.data_parallel_ranks * of_model
 
     @property
     def data_parallel_ranks(self) -> int:
-        """Ranks of one worker, or groups of tensor-parallel ranks, that read different data."""
+        """Ranks of one worker, or groups of ranks that share the work on a sequence, that read different data."""
         return self.parallelism.data_parallel_shard_degree * self.parallelism.data_parallel_replicate_degree
 
     @property

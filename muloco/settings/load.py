@@ -1,12 +1,13 @@
 """Reads a config from a Python file or a run's config.json, with `--section.field value` on top."""
 
+import contextlib
 import dataclasses
 import importlib.util
 import json
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -105,22 +106,48 @@ def run_file(file: Path, function: str) -> tuple[ModuleType, Any]:
     Raises:
         UserError: the file is not Python, or it or the function has raised an exception.
     """
-    spec = importlib.util.spec_from_file_location(f"muloco_{function}_{file.stem}", file)
-    if spec is None or spec.loader is None:
-        raise UserError(f"{file} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
+    with users_code(file):
+        module = _import(file, f"muloco_{function}_{file.stem}")
+        made = getattr(module, function, None)
+        return module, made() if callable(made) else None
+
+
+def users_function(file: Path, name: str) -> Callable[..., Any]:
+    """Returns a function that a Python file of the user defines. It is to be called within `users_code`.
+
+    Raises:
+        UserError: there is no such file or function, or the file has raised an exception.
+    """
+    with users_code(file):
+        function = getattr(_import(file, f"muloco_{name}_{file.stem}"), name, None)
+    if not callable(function):
+        raise UserError(f"{file} has no function {name}()")
+    return function
+
+
+@contextlib.contextmanager
+def users_code(file: Path) -> Iterator[None]:
+    """Within the context, code of a user's Python file may import modules next to it. What it raises becomes a
+    UserError that names file and line."""
     folder = str(file.parent)
     sys.path.insert(0, folder)
     try:
-        spec.loader.exec_module(module)
-        made = getattr(module, function, None)
-        return module, made() if callable(made) else None
+        yield
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # it is a program of the user's, which may raise anything
         raise UserError(_failure_in(file, error)) from error
     finally:
         sys.path.remove(folder)
+
+
+def _import(file: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{file} is not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _from_python(file: Path) -> Config:
@@ -134,6 +161,8 @@ def _from_python(file: Path) -> Config:
     if not isinstance(made, Config):
         raise UserError(f"config() in {file} returned {type(made).__name__}, not a muloco.settings.config.Config")
     settle(made, where=str(file), theirs=theirs)
+    if callable(getattr(module, "titan", None)) and made.training.titan is None:
+        made.training.titan = str(file)
     return made
 
 

@@ -1,10 +1,12 @@
 """The inner optimizer, its roles of parameters and its learning rate."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from muloco.errors import UserError
+from muloco.optim.choices import ALGORITHMS, Choices, takes_matrices
 from muloco.optim.rules import RULES
 from muloco.settings.annotations import (
     Amount,
@@ -16,6 +18,7 @@ from muloco.settings.annotations import (
     Positive,
     Share,
     SomeShare,
+    Text,
 )
 from muloco.settings.section import Origins, Section
 
@@ -33,6 +36,20 @@ _USUAL_RULES = {
     "SGD": {"matrix": "sgd", "others": "sgd"},
 }
 """For each `optimizer.name`, the rule of the matrices and the rule of all other parameters, where none is given."""
+
+
+def _by_pattern(field: str, entries: Iterable[str], value: str) -> Iterator[tuple[str, str]]:
+    for entry in entries:
+        pattern, _, right = entry.rpartition("=")
+        if not pattern or not right:
+            raise UserError(f"optimizer.{field} takes entries PATTERN={value}; got {entry}")
+        yield pattern, right
+
+
+def _rows(field: str, rows: str) -> tuple[int, ...]:
+    if not all(re.fullmatch("[1-9][0-9]*", number) for number in rows.split(",")):
+        raise UserError(f"optimizer.{field} takes numbers of rows, such as 64 or 64,32,32; got {rows}")
+    return tuple(map(int, rows.split(",")))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -88,22 +105,56 @@ class Optimizer(Section):
     GPUs that is to be repeated bit by bit needs triton or matmul: auto may choose differently, and results then differ
     by rounding.
     """
+    role_of: tuple[Text, ...] = ()
+    """Roles of parameters that are to have another one than the model's record says, each as PATTERN=ROLE, where
+    PATTERN is a regular expression that is searched for in their names: the first that matches decides."""
+    split: tuple[Text, ...] = ()
+    """Fused projections whose matrices Muon and NorMuon step one by one, each as PATTERN=ROWS,ROWS,... with the rows
+    (outputs) of each matrix, in order. The pattern of rows repeats to the end, so that 1,1 are two matrices of rows in
+    turn."""
+    per_head: tuple[Text, ...] = ()
+    """Projections whose attention heads Muon and NorMuon step one by one, each as PATTERN=ROWS with the rows of a head,
+    or as PATTERN=ROWS,ROWS,... with those of each part of a fused projection."""
     matrix: Role = field(default_factory=Role)
-    """The matrices of the layers: attention and feed-forward."""
+    """The matrices of the layers: attention, feed-forward, and each matrix in a stack of experts."""
     embedding: Role = field(default_factory=Role)
     """The token embedding."""
     head: Role = field(default_factory=Role)
     """The output head."""
+    router: Role = field(default_factory=Role)
+    """The matrices that choose experts."""
     scalar: Role = field(default_factory=Role)
-    """The norms. They are vectors, so their rule must not be one for matrices."""
+    """Norms, biases, sinks and other vectors, so their rule must not be one for matrices."""
+    other: Role = field(default_factory=Role)
+    """Parameters of more than two dimensions that are no stacks of matrices. Their rule must not be one for matrices.
+    """
+
+    def choices(self) -> Choices:
+        """Returns what `role_of`, `split` and `per_head` say.
+
+        Raises:
+            UserError: an entry cannot be read.
+        """
+        return Choices(
+            role_of=dict(_by_pattern("role_of", self.role_of, "ROLE")),
+            split={pattern: _rows("split", rows) for pattern, rows in _by_pattern("split", self.split, "ROWS,ROWS")},
+            per_head={
+                pattern: _rows("per_head", rows)[0] if "," not in rows else _rows("per_head", rows)
+                for pattern, rows in _by_pattern("per_head", self.per_head, "ROWS")
+            },
+        )
 
     def roles(self) -> Mapping[str, Role]:
         """The roles of parameters, by name."""
-        return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
+        return {name: getattr(self, name) for name in ALGORITHMS}
+
+    def rules(self) -> dict[str, str]:
+        """The rule of each role, by name."""
+        return {name: role.rule or self.usual_rule(name) for name, role in self.roles().items()}
 
     def usual_rule(self, role: str) -> str:
         """Returns the rule of a role that has none of its own."""
-        return _USUAL_RULES[self.name]["matrix" if role == "matrix" else "others"]
+        return _USUAL_RULES[self.name]["matrix" if takes_matrices(ALGORITHMS[role]) else "others"]
 
     def open_usual_rules(self) -> None:
         """Opens the rules that follow from the name, so that they follow from another name, too."""
@@ -122,15 +173,18 @@ class Optimizer(Section):
             refused = [f"optimizer.{name}.*" for name, role in self.roles().items() if astuple(role) != astuple(Role())]
             if self.cautious_weight_decay:
                 refused.append("optimizer.cautious_weight_decay")
+            refused += [f"optimizer.{name}" for name in Choices._fields if getattr(self, name)]
             if refused:
                 raise UserError(
                     f"optimizer.name SGD steps all parameters alike and does not know {', '.join(refused)}; "
                     "choose Muon or AdamW, or leave that out"
                 )
-        rule = self.scalar.rule
-        if rule is not None and RULES[rule].takes == "matrices":
-            others = " or ".join(name for name in RULES if RULES[name].takes == "anything")
-            raise UserError(f"optimizer.scalar.rule {rule}: norms are vectors, {rule} takes matrices; choose {others}")
+        for name, what in (("scalar", "norms are vectors"), ("other", "these are no matrices")):
+            rule = self.roles()[name].rule
+            if rule is not None and takes_matrices(rule):
+                others = " or ".join(rule for rule in RULES if not takes_matrices(rule))
+                raise UserError(f"optimizer.{name}.rule {rule}: {what}, {rule} takes matrices; choose {others}")
+        self.choices()
         for name, role in self.roles().items():
             if role.rule is None:
                 role.rule = self.usual_rule(name)
@@ -149,20 +203,28 @@ class ResolvedOptimizer(Optimizer):
     matrix: ResolvedRole
     embedding: ResolvedRole
     head: ResolvedRole
+    router: ResolvedRole
     scalar: ResolvedRole
+    other: ResolvedRole
 
     def roles(self) -> Mapping[str, ResolvedRole]:
-        return {"matrix": self.matrix, "embedding": self.embedding, "head": self.head, "scalar": self.scalar}
+        return {name: getattr(self, name) for name in ALGORITHMS}
 
 
 @dataclass(kw_only=True, slots=True)
 class LRScheduler(Section):
-    """The inner learning rate: linear warm-up, then cosine decay over the rest of the run."""
+    """The inner learning rate: linear warm-up, then a decay over the rest of the run or, after a stable phase, over its
+    last part."""
 
     warmup_steps: Amount = 500
     """Inner steps of linear warm-up."""
     total_steps: Common[Count | None] = None
     """Inner steps after which the inner learning rate, and an outer one with a schedule, reach their last values and
     stay there. Default: training.steps, so that a run that is extended follows the schedule of its new length."""
+    decay_type: Literal["cosine", "linear", "sqrt"] = "cosine"
+    """Shape of the decay: half a cosine, a line, or 1 minus a square root."""
+    decay_ratio: SomeShare | None = None
+    """Share of the steps that the decay takes, at the end of the schedule; before it the rate stays at its peak
+    (warm-up, stable, decay: arXiv 2404.06395). None: the decay begins after the warm-up."""
     min_lr_factor: Share = 0.1
     """Learning rate at the end, as a share of the peak."""

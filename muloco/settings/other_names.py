@@ -79,6 +79,7 @@ def _sources(field: str, data: Any) -> Values:
 
 
 _NOT_HERE = "muloco has no such option"
+_BY_TITAN = "it is set in titan(config) (docs/torchtitan.md)"
 _COMM = "the timeout of collectives within a worker is --parallelism.collective_timeout_seconds"
 _WANDB = "set WANDB_PROJECT, WANDB_RUN_GROUP and WANDB_NAME in the environment"
 _ROLES = ("scalar", "embedding", "head")
@@ -108,8 +109,6 @@ PAPER: dict[str, Other] = {
     "optimizer.gpa_kwargs.diloco_momentum": _gone("GPA has --optimizer.mu_x and --optimizer.mu_y"),
     "optimizer.head_lr_scaling": _gone("--optimizer.head.lr_factor scales the head's learning rate", False),
     "lr_scheduler.lr_min": _renamed("lr_scheduler.min_lr_factor"),
-    "lr_scheduler.decay_type": _gone("the decay is a cosine", "cosine"),
-    "lr_scheduler.decay_ratio": _gone("the decay takes the rest of the run", None),
     "training.compile": _renamed("compile.enable"),
     "training.mixed_precision_param": _renamed("training.precision"),
     "training.mixed_precision_reduce": _gone("gradients are reduced in float32", "float32"),
@@ -183,14 +182,19 @@ PAPER: dict[str, Other] = {
     "comm": _gone(_COMM),
     "comm.init_timeout_seconds": _gone(_COMM),
     "comm.train_timeout_seconds": _gone(_COMM),
-    **{f"parallelism.{axis}_parallel_degree": _gone(_NOT_HERE, 1) for axis in ("context", "pipeline")},
-    "parallelism.enable_async_tensor_parallel": _gone(_NOT_HERE, False),
+    "parallelism.context_parallel_degree": _gone(_NOT_HERE, 1),
+    "parallelism.enable_async_tensor_parallel": _gone(_BY_TITAN, False),
     "training.enable_cpu_offload": _gone(_NOT_HERE, False),
-    "training.deterministic": _gone(_NOT_HERE, False),
-    "model.converters": _gone(_NOT_HERE, []),
+    "training.deterministic": _gone(_BY_TITAN, False),
+    "model.converters": _gone(_BY_TITAN, []),
     "model.name": _gone("every model is a Llama", "llama3"),
     "activation_checkpoint.selective_ac_option": _gone(_NOT_HERE, "op"),
-    **{name: _gone(_NOT_HERE) for name in ("experimental", "float8", "job", "memory_estimation", "mx", "profiling")},
+    **{name: _gone(_NOT_HERE) for name in ("experimental", "job", "memory_estimation")},
+    **{name: _gone(_BY_TITAN) for name in ("float8", "mx", "profiling")},
+    **{
+        f"parallelism.pipeline_parallel_{name}": _gone(_BY_TITAN)
+        for name in ("microbatch_size", "schedule", "schedule_csv")
+    },
     **{
         f"{section}.{name}": _gone(_NOT_HERE)
         for section, names in {
@@ -202,8 +206,7 @@ PAPER: dict[str, Other] = {
             "metrics": "disable_color_printing is_sweep log_all_ranks save_for_all_ranks save_tb_folder sweep_id",
             "model": "print_after_conversion",
             "parallelism": "context_parallel_rotate_method disable_loss_parallel enable_compiled_autograd "
-            "fsdp_reshard_after_forward pipeline_parallel_layers_per_stage pipeline_parallel_microbatch_size "
-            "pipeline_parallel_schedule pipeline_parallel_schedule_csv pipeline_parallel_split_points",
+            "fsdp_reshard_after_forward pipeline_parallel_layers_per_stage pipeline_parallel_split_points",
         }.items()
         for name in names.split()
     },

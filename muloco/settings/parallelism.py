@@ -17,7 +17,10 @@ class Parallelism(Section):
     """Ranks over which parameters are replicated; with a shard degree above 1: HSDP."""
     tensor_parallel_degree: Common[Count] = 1
     """Ranks that share every matrix product and read the same data; it must divide the heads, the feed-forward width,
-    the vocabulary and training.seq_len. The product of the three degrees is the number of ranks of a worker."""
+    the vocabulary and training.seq_len."""
+    pipeline_parallel_degree: Common[Count] = 1
+    """Stages of a pipeline into which the layers are divided, each on ranks of its own. The sequences of a batch go
+    through it one by one (1F1B). The product of the four degrees is the number of ranks of a worker."""
     collective_timeout_seconds: MayChange[Seconds] = 600
     """Time limit of a collective between the ranks of a worker. It must be longer than a rank may compile or record a
     CUDA graph while the others wait for it. A worker with a rank that hangs ends after this time."""

@@ -46,6 +46,12 @@ class Training(Section):
     replaying it. A graph keeps the memory of activations and gradients even while other work runs. No graph is recorded
     without a CUDA device, for workers in one process, and with torch 2.11 (docs/performance.md)."""
 
+    titan: MayChange[Text | None] = None
+    """Python file with a function titan(config), which may change torchtitan's own config before training begins
+    (docs/torchtitan.md). A config file that defines titan names itself here."""
+    titan_sha256: Common[Text | None] = None
+    """SHA-256 of that file, which is the same on all workers. Derived from the file; a resume compares it."""
+
     def complete(self, token_budget: int, source: str, origins: Origins) -> None:
         """Derives the length of the run: steps from a budget of tokens, and tokens from the steps. `token_budget` holds
         where neither is given, and `source` says in words whose budget it is.

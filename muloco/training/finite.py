@@ -26,7 +26,7 @@ class GradientWatch:
 
     Args:
         parameters: by name, in the order of the forward pass, on one device; DTensors stand for this rank's part. The
-            same on all ranks of a process group, if there is one: they are asked together.
+            ranks of a process group, if there is one, are asked together; stages of a pipeline have different ones.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]):
@@ -56,14 +56,20 @@ class GradientWatch:
         Raises:
             NonFiniteGradient: on every rank, with the first step that had a bad gradient and the parameters it was in.
         """
-        first = self._first.clone()
-        if dist.is_initialized() and dist.get_world_size() > 1:
-            dist.all_reduce(first, dist.ReduceOp.MIN)
-        steps = first.tolist()
-        earliest = min(steps)
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        least = self._first.min()
+        if several:
+            dist.all_reduce(least, dist.ReduceOp.MIN)
+        earliest = int(least)
         if earliest == NEVER:
             return
-        bad = [name for name, first_bad in zip(self._names, steps, strict=True) if first_bad == earliest]
+        bad = [name for name, first in zip(self._names, self._first.tolist(), strict=True) if first == earliest]
+        if several:
+            given: list[list[str]] = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(given, bad)
+            place = {name: index for index, name in enumerate(self._names)}
+            later_stages_first = dict.fromkeys(name for names in reversed(given) for name in names)
+            bad = sorted(later_stages_first, key=lambda name: place.get(name, -1))
         more = f" (and {len(bad) - SHOWN} more)" if len(bad) > SHOWN else ""
         seen = f", seen at step {step}" if step > earliest else ""
         raise NonFiniteGradient(

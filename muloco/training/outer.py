@@ -3,10 +3,12 @@
 import errno
 import math
 import os
+import re
 import socket
 from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import torch
@@ -26,6 +28,8 @@ from muloco.settings.config import ResolvedConfig
 from muloco.settings.fields import common_settings
 from muloco.settings.outer import ResolvedOuterOptimizer
 from muloco.training.environment import LIGHTHOUSE, secret_of
+
+NOTHING_FUSED: Mapping[str, tuple[int, ...]] = MappingProxyType({})
 
 
 def build_outer_loop(
@@ -47,9 +51,10 @@ def build_outer_loop(
         merging: context in which the parameters of a fragment are written.
     """
     ft = config.fault_tolerance
+    size = flavor(config.model.flavor)
     return OuterLoop(
         parameters,
-        partial(build_outer_optimizer, config.outer_optimizer),
+        partial(build_outer_optimizer, config.outer_optimizer, fused=size.fused),
         transport,
         identity=WorkerIdentity(run=config.run.name, worker=ft.replica_id, workers=ft.group_size),
         quorum=QuorumPolicy(
@@ -63,7 +68,7 @@ def build_outer_loop(
         delay=ft.fragment_sync_delay,
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),
-        compression=build_compression(config.compression, parameters, tables=flavor(config.model.flavor).tables),
+        compression=build_compression(config.compression, parameters, tables=size.tables),
         settings=common_settings(config),
         device=torch.device("cpu") if config.outer_optimizer.offload else None,
         data_position=data_position,
@@ -72,12 +77,17 @@ def build_outer_loop(
     )
 
 
-def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, torch.Tensor]) -> torch.optim.Optimizer:
+def build_outer_optimizer(
+    chosen: ResolvedOuterOptimizer,
+    anchor: Mapping[str, torch.Tensor],
+    *,
+    fused: Mapping[str, tuple[int, ...]] = NOTHING_FUSED,
+) -> torch.optim.Optimizer:
     """The outer optimizer for anchor tensors by name, fp32, plain or DTensors, which it moves in place.
 
     sgd: buf = momentum buf + g; theta -= lr (g + momentum buf) with Nesterov, else theta -= lr buf. At a constant lr
     this is the outer step of Algorithm 1 in arXiv 2505.23725. adamw: without weight decay. muon: on matrices, and adamw
-    on all others.
+    on all others; each matrix of the fused projections in `Flavor.fused` by itself.
     """
     if chosen.class_name == "sgd":
         return torch.optim.SGD(
@@ -100,6 +110,7 @@ def build_outer_optimizer(chosen: ResolvedOuterOptimizer, anchor: Mapping[str, t
         betas=betas,
         eps=chosen.eps,
         symmetric_products="matmul",  # all workers must get the same bits
+        split={pattern: rows for pattern, rows in fused.items() if any(re.search(pattern, name) for name in anchor)},
     )
 
 
@@ -169,7 +180,10 @@ def fragments_of(config: ResolvedConfig, parameters: Mapping[str, torch.Tensor])
     if modules is not None:
         return by_modules(list(parameters), [fragment.split(",") for fragment in modules])
     sizes = {name: tensor.numel() for name, tensor in parameters.items()}
-    return by_number(sizes, config.fault_tolerance.num_fragments)
+    try:
+        return by_number(sizes, config.fault_tolerance.num_fragments)
+    except ValueError as error:  # the model has enough of them, but not each stage of a pipeline
+        raise UserError(f"fault_tolerance.num_fragments: on this stage of the pipeline {error}") from None
 
 
 def _own_host(chosen: str | None, lighthouse: str) -> str:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from muloco._torchtitan import (
@@ -34,6 +35,7 @@ from muloco.training.evaluation import Evaluation, evaluation_steps
 from muloco.training.metrics import RunMetrics
 from muloco.training.optimizers import InnerRates, inner_optimizers
 from muloco.training.stop_request import StopRequest
+from muloco.training.titan_hook import changed_by_user
 from muloco.training.trainer import MulocoTrainer
 from muloco.training.validation import AnchorValidator
 from muloco.training.validation_cost import held_out_batches
@@ -66,7 +68,7 @@ def trainer_config(
         attempt: how many times the run has been started, this one included.
         group, stop, evaluation: see `MulocoTrainer.Config`.
     """
-    training, parallelism = config.training, config.parallelism
+    training, parallelism, size = config.training, config.parallelism, flavor(config.model.flavor)
     worker, ranks = config.fault_tolerance.replica_id, config.data_parallel_ranks
     held_out = HeldOutDataLoader.Config(
         folders=tuple(str(prepared.folder) for prepared in data.held_out),
@@ -74,7 +76,7 @@ def trainer_config(
         sequences=config.validation.sequences,
         predict_bos=config.data.predict_bos,
     )
-    return MulocoTrainer.Config(
+    made = MulocoTrainer.Config(
         muloco=config,
         group=group,
         stop=stop,
@@ -91,7 +93,7 @@ def trainer_config(
             log_freq=config.metrics.log_freq,
         ),
         dataloader=_dataloader(config, data),
-        optimizer=inner_optimizers(config.optimizer, flavor(config.model.flavor).roles),
+        optimizer=inner_optimizers(config.optimizer, size.roles, size),
         lr_scheduler=InnerRates(**asdict(config.lr_scheduler)),
         training=TrainingConfig(
             local_batch_size=training.local_batch_size,
@@ -106,6 +108,7 @@ def trainer_config(
             data_parallel_replicate_degree=parallelism.data_parallel_replicate_degree,
             data_parallel_shard_degree=parallelism.data_parallel_shard_degree,
             tensor_parallel_degree=parallelism.tensor_parallel_degree,
+            pipeline_parallel_degree=parallelism.pipeline_parallel_degree,
             spmd_backend=SPMD_BACKEND,
         ),
         checkpoint=RunCheckpoint.Config(
@@ -135,6 +138,7 @@ def trainer_config(
         debug=DebugConfig(seed=config.run.seed, enable_structured_logging=False),
         loss=loss_config(vocabulary=flavor(config.model.flavor).vocabulary, seq_len=training.seq_len),
     )
+    return made if training.titan is None else changed_by_user(made, Path(training.titan))
 
 
 def records_cuda_graphs(config: ResolvedConfig) -> bool:
@@ -143,11 +147,15 @@ def records_cuda_graphs(config: ResolvedConfig) -> bool:
 
     A graph requires that parameters and gradients stay at their place in memory, as the outer loop, GPA and validation
     ensure. Workers in one process have no graphs: torchtitan keeps one set of graphs for a process, and the first
-    trainer that ends would end the graphs of all others.
+    trainer that ends would end the graphs of all others. torchtitan has none for pipelines.
     """
     own_process = config.worker_processes == config.workers
     return (
-        not config.training.disable_cuda_graphs and device_type() == "cuda" and own_process and masks_can_be_replayed()
+        not config.training.disable_cuda_graphs
+        and device_type() == "cuda"
+        and own_process
+        and config.parallelism.pipeline_parallel_degree == 1
+        and masks_can_be_replayed()
     )
 
 

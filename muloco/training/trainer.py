@@ -199,13 +199,21 @@ class MulocoTrainer(Trainer):
 
     def forward_backward_step(self, **batch) -> torch.Tensor:
         """torchtitan's; behind the last one of a step the gradients are whole and not clipped yet."""
-        loss = super().forward_backward_step(**batch)
+        loss = self.of_last_stage(super().forward_backward_step(**batch))
         self._backward_passes += 1
         if self._backward_passes == self.gradient_accumulation_steps:
             self._gradients.observe(self.step)
             if self._host_waits_or_state_leaves():
                 self._gradients.check(self.step)
         return loss
+
+    def of_last_stage(self, values: torch.Tensor) -> torch.Tensor:
+        """Returns the values that the last stage of a pipeline has, on all stages. Without a pipeline: `values`."""
+        if not self.parallel_dims.pp_enabled:
+            return values
+        values = values.detach().reshape(()) if self.pp_has_last_stage else torch.zeros((), device=self.device)
+        dist.all_reduce(values, group=self.parallel_dims.get_mesh("pp").get_group())
+        return values
 
     def _host_waits_or_state_leaves(self) -> bool:
         """Whether this step logs, sends its result to other workers, saves a checkpoint, or is the last."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from muloco._torchtitan import IGNORE_INDEX, Validator
+from muloco._torchtitan import IGNORE_INDEX, Validator, device_type
 from muloco.data.held_out import HeldOutDataLoader
 from muloco.failpoints import hit
 from muloco.outer import OuterLoop
@@ -202,7 +202,7 @@ class AnchorValidator(Validator):
             return {}
         self.metrics_processor.enter(State.VALIDATING, step)
         heard: list[torch.Tensor] = []
-        loss_fn = self.loss_fn
+        loss_fn, pieces = self.loss_fn, self._pieces
 
         def listen(predictions: torch.Tensor, labels: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             self.metrics_processor.enter(State.VALIDATING, step)  # a sign of life at each batch
@@ -210,17 +210,43 @@ class AnchorValidator(Validator):
             heard.append(torch.stack([local(losses[0]).detach().double(), (labels != IGNORE_INDEX).sum().double()]))
             return losses
 
-        self.dl_config = replace(self.dl_config, batches=tuple(batches))
-        self.loss_fn = listen
-        try:
+        read = [piece for batch in batches for piece in range(batch * pieces, (batch + 1) * pieces)]
+        self.dl_config = replace(self.dl_config, batches=tuple(read))
+        with self._loss(listen):
             super().validate(model_parts, step)
-        finally:
-            self.loss_fn = loss_fn
         _end_passes(model_parts)
-        table = torch.stack(heard)  # sums of fp32 numbers of similar size, exact in fp64 in any order
+        # sums of fp32 numbers of similar size, exact in fp64 in any order
+        if self.pp_schedule is None or self.pp_has_last_stage:
+            table = torch.stack(heard).unflatten(0, (len(batches), pieces)).sum(1)
+        else:
+            table = torch.zeros(len(batches), 2, dtype=torch.float64, device=device_type())
+        if self.pp_schedule is not None:
+            dist.all_reduce(table, group=self.parallel_dims.get_mesh("pp").get_group())
         if self.parallel_dims.dp_cp_enabled:
             dist.all_reduce(table, group=self.parallel_dims.get_mesh("loss").get_group())
         return {batch: (total, int(tokens)) for batch, (total, tokens) in zip(batches, table.tolist(), strict=True)}
+
+    @property
+    def _pieces(self) -> int:
+        """Number of microbatches in a batch, which go through a pipeline one after the other; 1 without a pipeline."""
+        if self.pp_schedule is None:
+            return 1
+        return self.local_batch_size // self.parallelism.pipeline_parallel_microbatch_size
+
+    @contextlib.contextmanager
+    def _loss(self, loss_fn: Callable[..., Any]) -> Iterator[None]:
+        """Within the context the passes have this loss function. A pipeline's schedule keeps one for itself, which
+        returns the loss alone."""
+        before, self.loss_fn = self.loss_fn, loss_fn
+        of_schedule = self.pp_schedule and self.pp_schedule._loss_fn
+        if self.pp_schedule is not None:
+            self.pp_schedule._loss_fn = lambda *args, **kwargs: loss_fn(*args, **kwargs)[0]
+        try:
+            yield
+        finally:
+            self.loss_fn = before
+            if self.pp_schedule is not None:
+                self.pp_schedule._loss_fn = of_schedule
 
 
 def _end_passes(model_parts: list[nn.Module]) -> None:

@@ -1,10 +1,13 @@
-"""Tensor parallelism, and a model of the paper, on real processes."""
+"""Tensor and pipeline parallelism, and a model of the paper, on real processes."""
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from ..covering import full
 from .runs import train
 
 pytestmark = pytest.mark.integration
@@ -50,6 +53,68 @@ def test_tensor_parallel_workers_learn_what_whole_ones_do_and_resume(
     assert again.status == 0, again.output
     attempts = {line["step"]: line["attempt"] for line in again.lines(worker=workers - 1) if "loss" in line}
     assert attempts == {step: 1 if step <= 4 else 2 for step in range(1, 7)}
+    assert again.learned() == before
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with initial weights: stages of a pipeline draw other numbers than a whole model."""
+    folder = tmp_path_factory.mktemp("weights")
+    seed = train(
+        folder, "seed", MULOCO, fault_tolerance__group_size=1, training__steps=1, training__precision="float32"
+    )
+    assert seed.status == 0, seed.output
+    words = [sys.executable, "-m", "muloco", "export", str(seed.folder.root), "--format", "hf", str(folder / "hf")]
+    subprocess.run(words, check=True, capture_output=True)
+    return folder / "hf"
+
+
+@pytest.mark.parametrize(
+    "divided",
+    [
+        {"pipeline_parallel_degree": 2},
+        pytest.param({"pipeline_parallel_degree": 2, "data_parallel_shard_degree": 2}, marks=full),
+        pytest.param({"pipeline_parallel_degree": 2, "tensor_parallel_degree": 2}, marks=full),
+    ],
+    ids=lambda divided: "x".join(name.split("_")[0] for name in divided),
+)
+def test_workers_with_a_pipeline_learn_what_whole_ones_do_and_resume(
+    divided: dict[str, int], weights: Path, tmp_path: Path
+) -> None:
+    """Two workers, two fragments in each stage, a compressed exchange; the checkpoint is of mid-window. The workers
+    that they are compared with are divided in the same way otherwise."""
+    settings = {
+        "fault_tolerance__group_size": 2,
+        "training__steps": 6,
+        "training__precision": "float32",
+        "fault_tolerance__sync_steps": 4,
+        "fault_tolerance__num_fragments": 2,
+        "compression__kind": "linear",
+        "compression__bits": 8,
+        "metrics__log_freq": 1,
+        "validation__freq": 4,
+        "checkpoint__interval": 3,
+        "checkpoint__initial": weights,
+    }
+    parallel = {f"parallelism__{name}": degree for name, degree in divided.items()}
+    others = {name: degree for name, degree in parallel.items() if "pipeline" not in name}
+    whole = train(tmp_path, "whole", MULOCO, **settings, **others)
+    stages = train(tmp_path, "stages", MULOCO, **settings, **parallel)
+    assert (whole.status, stages.status) == (0, 0), whole.output + stages.output
+    assert [set(digests) for digests in stages.digests()] == [{0, 1}] * 4
+    assert all(len(set(digests.values())) == 1 for digests in stages.digests())
+    for ours, theirs in (
+        (stages.validation(), whole.validation()),
+        *((dict(stages.losses(w)), dict(whole.losses(w))) for w in (0, 1)),
+    ):
+        assert ours == pytest.approx(theirs, abs=0.05) and ours != {}  # the fragments are others
+        assert ours[min(ours)] == pytest.approx(theirs[min(theirs)], abs=1e-5)
+    assert stages.summary()["tokens"] == whole.summary()["tokens"] == 6 * 8 * 64
+    assert set(stages.anchor(6)) == set(whole.anchor(6))
+    before = stages.learned()
+    stages.go_back_to(3)
+    again = train(tmp_path, "stages", MULOCO, "--resume", **settings, **parallel)
+    assert again.status == 0, again.output
     assert again.learned() == before
 
 

@@ -16,7 +16,7 @@ from muloco.export.folders import export_huggingface
 from muloco.model.architecture import Architecture, Flavor, all_architectures, register
 from muloco.model.decoder import Head, MulocoDecoder, attention, drawn, parallelized
 from muloco.model.flavors import flavor
-from muloco.optim.roles import group_by_role
+from muloco.optim.roles import group_by_role, splits_of
 from muloco.resolve import resolve
 from muloco.settings.load import load_config
 from muloco.training.outer import build_compression
@@ -141,6 +141,8 @@ def check(flavor: Flavor) -> None:
     roles = {name: group["role"] for group in group_by_role(model) for name, _ in group["params"]}
     assert {name: flavor.role(name) for name in flavor.shapes} == roles, "as the library sorts them by itself"
     assert set(flavor.roles) == set(roles.values())
+    fused = {name: rows for name in flavor.shapes for pattern, rows in flavor.fused.items() if re.search(pattern, name)}
+    assert fused == splits_of(model)
     kept = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
     assert all(any(re.search(pattern, name) for pattern in flavor.record.buffers) for name in kept)
     assert len(kept) >= len(flavor.record.buffers)

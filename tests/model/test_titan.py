@@ -19,6 +19,9 @@ from .small_titan import CHOSEN, DEBUG_SIZES, EXPERTS, MIXTURES, small_models, s
 from torchtitan.models.gpt_oss.model import apply_attention_sink_rescale  # isort: skip
 
 
+QKV = "layers.1.attention.qkv_linear.wqkv.weight"
+
+
 def test_the_table_of_sizes_is_current() -> None:
     """It has every model of the installed torchtitan, with all its sizes. `python -m
     muloco.model.architectures.titan.listing` writes it."""
@@ -42,7 +45,6 @@ def test_an_obstacle_is_still_there(model: str) -> None:
 
 @pytest.mark.parametrize("kind", DEBUG_SIZES)
 def test_initial_values_are_torchtitans(kind: str, small_models: Architecture) -> None:  # noqa: F811
-    """Also where torchtitan has one matrix for queries, keys and values."""
     name = f"small/{kind}"
     torch.manual_seed(1)
     ours = build(name, "cpu", seq_len=32)
@@ -72,12 +74,17 @@ def test_every_parameter_has_the_role_of_its_use(kind: str, small_models: Archit
             assert role == "embedding"
         elif name == "lm_head.weight":
             assert role == "head"
-        elif last == "weight" and re.fullmatch(r"w[qkvo123]|wq_[ab]|wkv_[ab]", module):
+        elif name.endswith("router.gate.weight"):
+            assert role == "router"
+        elif re.fullmatch(r"w[qkvo123]|wqkv|wq_[ab]|wkv_[ab]", module) and last == "weight":
             assert role == "matrix", name
+        elif len(size.shapes[name]) == 3:
+            assert role == "matrix", f"{name}, a stack of experts"
         else:
-            assert role == "scalar", f"{name}: norms, biases, sinks, routers and, as stacks, experts"
-    head = build(size.name).config.enable_weight_tying
-    assert ("lm_head.weight" in roles) != head
+            assert role == "scalar", f"{name}: norms, biases and sinks"
+    assert ("lm_head.weight" in roles) != build(size.name).config.enable_weight_tying
+    splits = {rows for pattern, rows in size.fused.items() if re.search(pattern, QKV)}
+    assert len(splits) == (0 if kind in ("deepseek_v3", "kimi_k2_7") else 1), "q, k and v are matrices of their own"
 
 
 @pytest.mark.parametrize("kind", MIXTURES)

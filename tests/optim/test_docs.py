@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "optimizers.md").read_text()
 EXAMPLES = dict(
     zip(
-        ["loop", "groups", "gpa", "trainer", "accelerate", "lightning"],
+        ["loop", "groups", "gpa", "fused", "trainer", "accelerate", "lightning"],
         re.findall(r"^```python\n(.*?)^```$", TEXT, re.M | re.S),
         strict=True,
     )
@@ -46,6 +46,13 @@ def test_groups_step(tmp_path):
 def test_the_average_learns(tmp_path):
     (loss,) = run("gpa", tmp_path).split()
     assert float(loss) < 0.01, "about 1.3 before training"
+
+
+def test_fused_projections_are_split(tmp_path):
+    lines = run("fused", tmp_path).splitlines()
+    assert "    layers.*.wqkv.weight [128, 64] as 6 of [16, 64], [32, 64] x 2" in lines
+    assert "    layers.*.experts.w1 [4, 96, 64] as 4 of [96, 64] x 2" in lines
+    assert {"    layers.1.router.weight [4, 64]", "    layers.0.router.weight [4, 64]"} <= {*lines}
 
 
 @pytest.mark.full

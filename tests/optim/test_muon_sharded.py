@@ -146,6 +146,8 @@ def check(rank, store):
             square = init_device_mesh("cpu", (2, 2))
             for placements in ([Shard(0), Shard(0)], [Shard(0), Shard(1)], [Shard(1), Replicate()]):
                 check_tensor(square, placements, (5, 3), None)
+            for placements in ([Shard(1), Shard(0)], [Shard(0), Shard(0)], [Shard(2), Shard(1)]):
+                check_tensor(square, placements, (3, 5, 4), "stacked")  # experts over the second axis, or none
             check_strided(square)
         check_pending_gradient(line)
         check_nan(line)

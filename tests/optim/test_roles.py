@@ -5,6 +5,8 @@ import torch
 from torch import nn
 
 from muloco.optim import GPA, MuLoCo1, Muon
+from muloco.optim.choices import ALGORITHMS
+from muloco.optim.roles import roles_of, splits_of
 
 
 class Decoder(nn.Module):
@@ -253,3 +255,157 @@ def test_parameters_without_names_are_muons_and_the_refusal_says_what_else_there
         MuLoCo1(nn.Linear(8, 8).parameters())
     with pytest.raises(ValueError, match="empty"):
         MuLoCo1(nn.Tanh())
+
+
+def forms(params, **options):
+    """Role, layout and split of each parameter, by name."""
+    return {
+        name: (group["role"], group["layout"], group.get("split"))
+        for group in Muon(params, **options).param_groups
+        for name in group["param_names"]
+    }
+
+
+MIXTURES = {  # names of torchtitan's deepseek_v3 and gpt_oss, DeepSeek with numbered experts, and Mixtral
+    "stacks": (
+        {
+            "layers.1.moe.router.gate.weight": (3, 8),
+            "layers.1.moe.routed_experts.inner_experts.w1_EFD": (3, 6, 8),
+            "layers.1.moe.routed_experts.inner_experts.mlp1_bias_EG": (3, 6),
+            "layers.1.moe.shared_experts.w1.weight": (6, 8),
+            "layers.1.attention.sinks": (4,),
+            "layers.1.mixer.A_log": (6, 4),
+        },
+        ["router", "matrix", "scalar", "matrix", "scalar", "scalar"],
+    ),
+    "numbered": (
+        {
+            **{f"layers.1.mlp.experts.{expert}.up.weight": (6, 8) for expert in range(3)},
+            "layers.1.mlp.experts.0.conv.weight": (6, 1, 4),
+            "layers.1.mlp.gate.weight": (3, 8),
+            "layers.1.mlp.shared_expert_gate.weight": (1, 8),
+            "layers.0.mlp.gate.weight": (3, 8),  # of a feed-forward without experts
+            "layers.1.mlp.experts.0.gate.weight": (3, 8),
+        },
+        ["matrix", "matrix", "matrix", "other", "router", "matrix", "matrix", "matrix"],
+    ),
+    "a stack and a gate": (
+        {"layers.1.moe.experts.w1": (3, 6, 8), "layers.1.moe.gate.weight": (3, 8), "layers.1.gate.weight": (6, 8)},
+        ["matrix", "router", "matrix"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("shapes", "expected"), MIXTURES.values(), ids=MIXTURES)
+def test_experts_routers_and_their_biases_are_known_by_name_and_shape(shapes, expected):
+    found = forms([(name, torch.ones(shape)) for name, shape in shapes.items()])
+    assert [found[name][0] for name in shapes] == expected
+    assert all(
+        layout == ("stacked" if len(shapes[name]) == 3 and role == "matrix" else None)
+        for name, (role, layout, _) in found.items()
+    )
+    assert all(ALGORITHMS[role] == "muon" for role in ("matrix", "router"))
+
+
+def test_modules_of_torch_tell_their_fused_projections_and_norms():
+    model = nn.ModuleDict({"norm": nn.LayerNorm((3, 4, 5)), "attention": nn.MultiheadAttention(8, 2)})
+    found = forms(model)
+    assert found["attention.in_proj_weight"] == ("matrix", None, (8, 8, 8))
+    assert found["norm.weight"][0] == found["norm.bias"][0] == found["attention.in_proj_bias"][0] == "scalar"
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "layout", "split", "router"),
+    [
+        ("mixtral", {"num_local_experts": 4}, "stacked", (12, 12), "gate"),
+        ("gpt_oss", {"num_local_experts": 4, "head_dim": 4}, "stacked_transposed", (1, 1), "router"),
+        ("llama4_text", {"num_local_experts": 4, "head_dim": 4}, "stacked_transposed", (12, 12), "router"),
+    ],
+)
+def test_experts_of_transformers_are_sorted(kind, options, layout, split, router):
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 17, "hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    config = transformers.AutoConfig.for_model(kind, **sizes, **heads, **options)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    found = {name.removeprefix("model.layers.0."): form for name, form in forms(model).items()}
+    block = "feed_forward" if kind == "llama4_text" else "mlp"
+    assert found[f"{block}.experts.gate_up_proj"] == ("matrix", layout, split)
+    assert found[f"{block}.experts.down_proj"] == ("matrix", layout, None)
+    assert found[f"{block}.{router}.weight"][0] == "router"
+    assert {role for name, (role, *_) in found.items() if "bias" in name or "sinks" in name} <= {"scalar"}
+
+
+def test_torchtitans_fused_projection_is_stepped_as_its_separate_one():
+    """torchtitan itself says which rows are whose, as it saves both kinds under the same names."""
+    pytest.importorskip("torchtitan")
+    import muloco._torchtitan  # noqa: F401
+    from torchtitan.models.common.attention import FusedQKVLinear, QKVLinear  # isort: skip
+    from torchtitan.models.common.linear import Linear  # isort: skip
+
+    def linear(rows):
+        return Linear.Config(in_features=8, out_features=rows, bias=False)
+
+    fused = FusedQKVLinear.Config(head_dim=4, n_heads=6, n_kv_heads=2, wqkv=linear(40)).build()
+    apart = QKVLinear.Config(head_dim=4, wq=linear(24), wkv=linear(8)).build()
+    torch.manual_seed(0)
+    nn.init.normal_(fused.wqkv.weight)
+    apart.load_state_dict(fused.state_dict())
+    for optimizer in (Muon(fused, 0.1, weight_decay=0.1), Muon(apart, 0.1, weight_decay=0.1)):
+        for step in range(3):
+            optimizer.zero_grad()
+            model = fused if optimizer.param_groups[0]["params"][0] is fused.wqkv.weight else apart
+            inputs = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(step))
+            sum(part.sin().sum() for part in model(inputs)).backward()
+            optimizer.step()
+    for (name, own), its in zip(fused.state_dict().items(), apart.state_dict().values(), strict=True):
+        torch.testing.assert_close(own, its, rtol=0, atol=1e-6, msg=name)
+    assert "wqkv.weight [40, 8] as [24, 8], 2 of [8, 8]" in Muon(fused).describe_groups()
+    assert splits_of(fused) == {"wqkv.weight": (12, 4, 4)} and roles_of(fused) == {"wqkv.weight": "matrix"}
+
+
+@pytest.mark.parametrize("kind", [Muon, MuLoCo1, GPA])
+def test_a_user_may_choose_by_name(kind):
+    """The first regular expression that matches decides."""
+    optimizer = kind(
+        Decoder(),
+        role_of={r"layers\.1\.output": "other", r"lm_head": "matrix"},
+        split={r"layers\.0\.att": [4, 4], "attention": [1, 1]},
+        per_head={"attention": 4, "lm_head": [17]},
+    )
+    found = {name: group for group in optimizer.param_groups for name in group["param_names"]}
+    assert found["layers.1.output.weight"]["algorithm"] == "adamw" and found["lm_head.weight"]["algorithm"] == "muon"
+    assert found["layers.0.output.weight"]["role"] == "matrix" and "split" not in found["layers.0.output.weight"]
+    assert found["layers.0.attention.weight"]["split"] == (4, 4)
+    assert found["layers.2.attention.weight"]["split"] == (1, 1)
+    assert found["layers.2.attention.weight"]["per_head"] == 4 and found["lm_head.weight"]["per_head"] == (17,)
+    assert "    layers.*.attention.weight [8, 8] as 2 of [4, 8] x 2" in str(optimizer).splitlines()
+
+
+def test_what_fits_no_head_names_the_parameter():
+    with pytest.raises(ValueError, match=r"'layers.0.attention.weight' of shape \(8, 8\) has a part of 2 outputs"):
+        Muon(Decoder(), split={r"layers\.0\.att": [4, 2, 2]}, per_head={"attention": 4})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"role_of": {"lm_hed": "matrix"}}, "role_of: 'lm_hed' is in the name of no parameter; such a name is embed"),
+        ({"role_of": {"lm_head": "matrx"}}, "unknown role 'matrx': did you mean 'matrix'"),
+        ({"role_of": {"(": "matrix"}}, r"role_of: '\(' is not a regular expression"),
+        ({"role_of": ["lm_head"]}, "role_of must be by regular expressions of names, such as .*, not "),
+        ({"split": {"norm": [4, 4]}}, "split: 'norm' is in the name of no matrix"),
+        ({"split": {"attention": 4}}, r"split\['attention'\] must be a list that is not empty, not 4"),
+        ({"per_head": {"attention": 0}}, r"per_head\['attention'\] must be an integer of at least 1, not 0"),
+    ],
+)
+def test_choices_that_cannot_be_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Muon(Decoder(), **options)
+
+
+@pytest.mark.parametrize("name", ["role_of", "split", "per_head"])
+def test_choices_by_name_need_names(name):
+    with pytest.raises(ValueError, match=f"{name} needs names: pass a module or"):
+        Muon([{"params": [torch.ones(2, 2)]}], **{name: {"a": "matrix" if name == "role_of" else [1]}})

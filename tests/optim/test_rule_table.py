@@ -22,6 +22,9 @@ INNER = {
     "cautious_weight_decay": False,
     "process_group": None,
     "symmetric_products": "auto",
+    "role_of": None,
+    "split": None,
+    "per_head": None,
 }
 POSITIONAL = {
     Muon: {"lr": 0.02},

@@ -140,7 +140,8 @@ def test_a_runs_config_json_is_a_config(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"chosen": {}, "resolved": to_dict(resolved)}))
     again = load_config(str(file))
-    assert [role.rule for role in again.optimizer.roles().values()] == [None, "lion", None, None], "the others follow"
+    rules = {name: role.rule for name, role in again.optimizer.roles().items()}
+    assert rules == {**dict.fromkeys(rules), "embedding": "lion"}, "the others follow"
     assert completed(again, where="config.json") == resolve(again) == resolved
     file.write_text(json.dumps({"resolved": {"optimizer": {"lrr": 1.0}}}))
     with pytest.raises(UserError, match=r"unknown field optimizer.lrr; did you mean optimizer.lr\?"):

@@ -1,5 +1,7 @@
 """The learning rates by inner step, beside torchtitan's schedule."""
 
+from typing import Any, Literal
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from muloco._torchtitan import LRSchedulersContainer
 from muloco.resolve import resolution, resolve
 from muloco.settings.config import Config
 from muloco.settings.load import load_config
+from muloco.settings.optimizer import LRScheduler
 from muloco.training.optimizers import InnerRates
 from muloco.training.outer import outer_learning_rate
 from muloco.training.schedule import inner_learning_rate
@@ -24,10 +27,24 @@ def factors(schedule: LRSchedulersContainer.Config, *, training_steps: int) -> l
 @pytest.mark.parametrize("total", [1, 2, 7, 40])
 @pytest.mark.parametrize("warmup", [0, 1, 3, 40, 60])
 @pytest.mark.parametrize("least", [0.0, 0.1, 1.0])
-def test_the_schedule_is_torchtitans_to_the_last_bit(total: int, warmup: int, least: float) -> None:
-    theirs = LRSchedulersContainer.Config(warmup_steps=warmup, decay_type="cosine", min_lr_factor=least)
-    ours = InnerRates(warmup_steps=warmup, min_lr_factor=least)
+@pytest.mark.parametrize("decay", ["cosine", "linear", "sqrt"])
+@pytest.mark.parametrize("ratio", [None, 0.2, 1.0])
+def test_the_schedule_is_torchtitans_to_the_last_bit(
+    total: int, warmup: int, least: float, decay: Literal["cosine", "linear", "sqrt"], ratio: float | None
+) -> None:
+    shared: dict[str, Any] = {"warmup_steps": warmup, "min_lr_factor": least, "decay_ratio": ratio}
+    theirs = LRSchedulersContainer.Config(decay_type=decay, **shared)
+    ours = InnerRates(decay_type=decay, **shared)
     assert factors(ours, training_steps=total) == factors(theirs, training_steps=total)
+
+
+def test_a_decay_at_the_end_leaves_the_peak_before_it() -> None:
+    rates = factors(InnerRates(warmup_steps=2, decay_type="linear", decay_ratio=0.5, min_lr_factor=0), training_steps=8)
+    assert rates == [0.5, 1, 1, 1, 1, 0.75, 0.5, 0.25, 0]
+    config = Config()
+    config.optimizer.lr, config.training.steps = 1.0, 8
+    config.lr_scheduler = LRScheduler(warmup_steps=2, decay_type="linear", decay_ratio=0.5, min_lr_factor=0)
+    assert [inner_learning_rate(resolve(config), step) for step in range(1, 9)] == rates[:8]
 
 
 def test_after_its_end_the_rate_stays() -> None:

@@ -40,15 +40,20 @@ def orthogonalize(bench: Bench) -> Figures:
 
 def muon_rule(bench: Bench) -> Figures:
     """Compares steps on the device with those of the same class in fp64 on the CPU, by each rule that needs whole
-    matrices. They differ by the rounding of bf16 products."""
-    shapes = bench.size(((256, 256), (704, 256), (256, 704)), ((32, 32), (48, 16)))
+    matrices. They differ by the rounding of bf16 products. The last shape is a stack of fused matrices."""
+    shapes = bench.size(((256, 256), (704, 256), (256, 704), (4, 768, 256)), ((32, 32), (48, 16), (3, 48, 16)))
+    stack = {"layout": "stacked", "split": (2, 1)}
     differences: Figures = {}
     for rule in (rule for rule in RULES.values() if rule.needs_whole_matrices):
         moved = []
         for device, dtype in ((bench.device, torch.float32), (torch.device("cpu"), torch.float64)):
             start = [normal(shape, seed).to(device, dtype) for seed, shape in enumerate(shapes)]
             params = [nn.Parameter(tensor.clone()) for tensor in start]
-            optimizer = Muon([{"params": params, "algorithm": rule.name}], 0.02, weight_decay=0.01)
+            groups = [
+                {"params": params[:-1], "algorithm": rule.name},
+                {"params": params[-1:], "algorithm": rule.name, **stack},
+            ]
+            optimizer = Muon(groups, 0.02, weight_decay=0.01)
             for step in range(10):
                 for index, param in enumerate(params):
                     param.grad = normal(param.shape, 100 * (step + 1) + index).to(device, dtype)

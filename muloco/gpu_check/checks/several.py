@@ -65,6 +65,15 @@ def tensor_parallel(bench: Bench) -> Figures:
     return figures
 
 
+def pipeline(bench: Bench) -> Figures:
+    fields: Fields = {
+        "fault_tolerance.group_size": "1",
+        "parallelism.pipeline_parallel_degree": "2",
+        "parallelism.data_parallel_shard_degree": "2",
+    }
+    return train(bench, "pipeline", "laptop/muloco", fields).figures()
+
+
 def two_by_four(bench: Bench) -> Figures:
     fields: Fields = {"validation.sequences": "32", "training.global_batch_size": "128"}
     return train(bench, "two_by_four", "diloco/2x_4gpu_muloco", fields).figures()

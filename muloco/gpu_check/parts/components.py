@@ -22,8 +22,9 @@ SMALL = Part(
         ),
         _Optimizer(
             "muon_rule",
-            "ten steps of Muon and of NorMuon in bf16 compared with fp64 on the CPU; the host never waits",
-            ("optim/whole_matrices.py", "optim/passes.py", "optim/kernels.py"),
+            "ten steps of Muon and of NorMuon in bf16, of matrices and of a stack of fused ones, compared with fp64 on "
+            "the CPU; the host never waits",
+            ("optim/whole_matrices.py", "optim/fused.py", "optim/passes.py", "optim/kernels.py"),
             "run `pytest tests/optim` with its tensors moved to `cuda`",
         ),
         _Optimizer(

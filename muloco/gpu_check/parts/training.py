@@ -248,6 +248,15 @@ SEVERAL = Part(
             gpus=4,
         ),
         _Several(
+            "pipeline",
+            "a pipeline of two stages over NCCL with FSDP2 in each of them",
+            ("_torchtitan.py", "training/validation.py"),
+            "run `muloco train config/laptop/muloco.py --fault_tolerance.group_size 1 "
+            "--parallelism.pipeline_parallel_degree 2 --parallelism.data_parallel_shard_degree 2` on four GPUs",
+            seconds=80,
+            gpus=4,
+        ),
+        _Several(
             "two_by_four",
             "two workers of four GPUs each",
             ("config/diloco/",),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from muloco.optim.layouts import LAYOUTS
 from muloco.optim.presets import PRESETS, coefficients
-from muloco.optim.rule import Option, Rule, below_one, integer, one_of, or_none, switch
+from muloco.optim.rule import Option, Rule, below_one, integer, one_of, one_or_some, or_none, some, switch
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,10 +68,25 @@ OPTIONS = (
         name="layout",
         default=None,
         read=or_none(one_of(LAYOUTS)),
-        about="`transposed`: a matrix [in, out]. More than two dimensions: `stacked` (the last two are matrices) or "
-        "`flatten` (the first is the rows); four or more are flattened by default, three need one of the two",
+        about="`transposed`: a matrix [in, out]. More than two dimensions: `stacked` (the last two are matrices), "
+        "`stacked_transposed` (they are [in, out]) or `flatten` (the first is the rows); four or more are flattened by "
+        "default, three need one of these",
         in_constructor=False,
         in_all_groups=True,
+    ),
+    Option(
+        name="split",
+        default=None,
+        read=or_none(some(integer(1))),
+        about="rows (outputs) of each matrix in a fused projection, in order; see above",
+        in_constructor=False,
+    ),
+    Option(
+        name="per_head",
+        default=None,
+        read=or_none(one_or_some(integer(1))),
+        about="rows of an attention head, each of which is a matrix of its own; with `split`, also one number a part",
+        in_constructor=False,
     ),
 )
 """Options of all rules that orthogonalize a momentum."""

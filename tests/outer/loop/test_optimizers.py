@@ -110,6 +110,22 @@ def test_muon_is_computed_in_the_same_way_on_every_worker(monkeypatch: pytest.Mo
     assert asked == ["matmul"]
 
 
+def test_muon_steps_stacks_and_fused_projections_matrix_by_matrix() -> None:
+    """A fragment need not have all of the fused projections that the flavor names."""
+    chosen, generator = OuterOptimizer(class_name="muon", lr=0.1, momentum=0.8), torch.Generator().manual_seed(0)
+    anchor = {
+        "layers.0.wqkv.weight": torch.randn(6, 3, generator=generator),
+        "layers.0.experts.w1": torch.randn(2, 4, 3, generator=generator),
+    }
+    fused, experts = anchor.values()
+    apart = [*(part.clone() for part in fused.split([4, 2])), *experts.clone()]
+    for tensor in (*anchor.values(), *apart):
+        tensor.grad = tensor.sin()
+    build_outer_optimizer(chosen, anchor, fused={"wqkv": (4, 2), "w13": (2, 2)}).step()
+    Muon(apart, 0.1, momentum=0.8, nesterov=chosen.nesterov).step()
+    assert torch.equal(fused, torch.cat(apart[:2])) and torch.equal(experts, torch.stack(apart[2:]))
+
+
 def test_local_sgd_is_the_average_of_the_parameters() -> None:
     """Outer lr 1 without momentum, every step."""
     case = Case(workers=3, interval=2, steps=8)

@@ -25,6 +25,7 @@ from muloco._torchtitan import (
     make_gqa_config,
     norm_config,
     parallelize_llama,
+    pipeline_llm,
     spmd,
 )
 from muloco.model.architectures.paper_llama.flavors import NORM_EPS, ROPE_THETA, PaperLlama
@@ -94,7 +95,7 @@ def spec(flavor: PaperLlama, *, seq_len: int, dense: bool, autocast: bool) -> Mo
         flavor=flavor.name,
         model=model,
         parallelize_fn=parallelized(parallelize_llama),
-        pipelining_fn=None,
+        pipelining_fn=pipeline_llm,
         post_optimizer_build_fn=None,
         state_dict_adapter=None,
     )

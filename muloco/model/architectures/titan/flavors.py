@@ -68,6 +68,10 @@ class TitanFlavor(Flavor):
         return self._structure.roles
 
     @property
+    def fused(self) -> Mapping[str, tuple[int, ...]]:
+        return self._structure.fused
+
+    @property
     def divided(self) -> Mapping[str, int]:
         return {f"{what} of flavor {self.alias}": number for what, number in self._structure.divided.items()}
 

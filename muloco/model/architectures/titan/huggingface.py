@@ -49,9 +49,10 @@ class AdapterForm(HuggingFaceForm):
     def written(self, weights: Mapping[str, "Tensor"], flavor: TitanFlavor) -> Iterator[tuple[str, "Tensor"]]:
         model, adapter = _model_and_adapter(flavor)
         model.load_state_dict(weights, strict=False, assign=True)
-        converted = adapter.to_hf(model.state_dict())
-        for name in sorted(weights.keys() - adapter.from_hf(dict(converted)).keys()):
-            if weights[name].any():
+        state = {name: tensor for name, tensor in model.state_dict().items() if not tensor.is_meta}
+        converted = adapter.to_hf(dict(state))
+        for name in sorted(state.keys() - adapter.from_hf(dict(converted)).keys()):
+            if state[name].any():
                 raise UserError(
                     f"the Hugging Face form of flavor {flavor.alias} has no place for {name}, which training changes; "
                     "choose --format torch"

@@ -14,16 +14,12 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from muloco import sharding
 from muloco._torchtitan import (
     Decoder,
     FlexAttention,
-    FusedQKVLinear,
     GroupedExperts,
-    Linear,
     ModelSpec,
     Module,
-    QKVLinear,
     RoPE,
     VarlenAttention,
     device_type,
@@ -36,8 +32,7 @@ VISION = ("vision_encoder", "vision_adapter", "vision_projection", "perception_e
 
 
 def text_config(theirs: ModelSpec) -> Decoder.Config:
-    """Returns the config of a model of torchtitan, which it changes, without the parts for images, and with a matrix
-    each for queries, keys and values, so that Muon orthogonalizes each by itself.
+    """Returns the config of a model of torchtitan, which it changes: it loses the parts for images.
 
     Raises:
         TypeError: the model is no decoder of text.
@@ -48,7 +43,6 @@ def text_config(theirs: ModelSpec) -> Decoder.Config:
     for name in VISION:
         if hasattr(config, name):
             setattr(config, name, None)
-    _replace(config, FusedQKVLinear.Config, _separate)
     return config
 
 
@@ -108,46 +102,6 @@ def _decoder(kind: type[Decoder]) -> type[Decoder]:
             autocast: bool = False
 
     return TitanDecoder
-
-
-class SeparateQKV(QKVLinear):
-    """Queries, keys and values by three matrices, with the initial values of torchtitan's fused one."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(QKVLinear.Config):
-        fused: FusedQKVLinear.Config
-
-    def __init__(self, config: Config):
-        super().__init__(config)
-        self._fused = config.fused
-
-    def init_states(self, *, buffer_device: torch.device | None = None) -> None:
-        super().init_states(buffer_device=buffer_device)
-        queries = self._fused.n_heads // self._fused.n_kv_heads
-        for name, draw in self._fused.wqkv.param_init.items():
-            if getattr(self.wq, name) is None:  # no biases
-                continue
-            wanted = [getattr(part, name) for part in (self.wq, self.wk, self.wv)]
-            whole = torch.empty(
-                self._fused.wqkv.out_features, *wanted[0].shape[1:], dtype=wanted[0].dtype, device=wanted[0].device
-            )
-            draw(whole)
-            groups = whole.unflatten(0, (self._fused.n_kv_heads, queries + 2, self.head_dim))
-            for target, part in zip(wanted, groups.split([queries, 1, 1], dim=1), strict=True):
-                sharding.local(target).copy_(sharding.shard_like(part.flatten(0, 2), target))
-
-
-def _separate(fused: FusedQKVLinear.Config) -> SeparateQKV.Config:
-    def linear(heads: int) -> Linear.Config:
-        return replace(
-            fused.wqkv,
-            out_features=heads * fused.head_dim,
-            param_init=dict.fromkeys(fused.wqkv.param_init, skip_param_init),
-        )
-
-    return SeparateQKV.Config(
-        head_dim=fused.head_dim, wq=linear(fused.n_heads), wkv=linear(fused.n_kv_heads), fused=fused
-    )
 
 
 @cache

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from muloco._torchtitan import Decoder, ModelSpec, MoE, ScaledBiasRowwiseLinear
+from muloco.model.architecture import ROLES
 from muloco.model.architectures.titan.flavors import Numbers
 from muloco.model.architectures.titan.network import text_config
-from muloco.model.architectures.titan.roles import patterns_of, roles_of
+from muloco.model.architectures.titan.patterns import patterns_of
+from muloco.optim.roles import roles_of, splits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,8 @@ class Structure:
     """Shape of every parameter, by name."""
     roles: Mapping[str, str]
     """Regular expression for the names of the parameters of each role."""
+    fused: Mapping[str, tuple[int, ...]]
+    """As in `Flavor`."""
     divided: Mapping[str, int]
     """What tensor parallelism divides, in words, and its number."""
     one_mask: bool
@@ -40,10 +44,12 @@ def structure_of(theirs: ModelSpec) -> Structure:
             elements = sum(parameter.numel() for parameter in module.routed_experts.parameters())
             idle += elements - elements * module.router.top_k // module.router.num_experts
     divided_wrongly = any(isinstance(module, ScaledBiasRowwiseLinear) for module in built.modules())
+    by_role = patterns_of(roles_of(built))
     parameters = sum(map(math.prod, shapes.values()))
     return Structure(
         shapes=shapes,
-        roles=patterns_of(roles_of(built)),
+        roles={role: by_role[role] for role in ROLES if role in by_role},
+        fused={pattern: rows for rows, pattern in patterns_of(splits_of(built)).items()},
         divided=_divided(config),
         one_mask=type(built).get_attention_masks is Decoder.get_attention_masks,
         numbers=Numbers(config.vocab_size, config.max_seq_len, parameters, parameters - idle, not divided_wrongly),
