@@ -11,19 +11,23 @@ import importlib
 import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from muloco.analysis import published
+from muloco.analysis.wall_clock import wall_clock
 from muloco.model import listing
 from muloco.model.architectures.titan.sizes import OBSTACLES
+from muloco.model.flavors import flavor
 from muloco.optim.groups import OPTIONS
 from muloco.optim.rule import Option
 from muloco.optim.rules import RULES
 from muloco.outer.codecs import table as codec_table
 from muloco.outer.loop.fragments import Schedule
 from muloco.outer.loop.sync import STATISTICS
+from muloco.recipes.model_map import BATCH_3_1B
 from muloco.settings.fault_tolerance import FaultTolerance
 from muloco.settings.load import CHECKOUT
 from muloco.settings.outer import OuterOptimizer
@@ -83,7 +87,7 @@ def demo() -> str:
 
 @table
 def models() -> str:
-    head = ("flavor", "parameters", "active", "vocabulary", "outer steps", "tensor parallelism", "Hugging Face form")
+    head = ("flavor", "parameters", "active", "vocabulary", "tensor parallelism", "Hugging Face form")
     return rows(head, *((f"`{name}`", *cells) for name, *cells in listing.rows()))
 
 
@@ -306,12 +310,12 @@ def muon_ranks() -> str:
 @table
 def muon_speed() -> str:
     lines = []
-    for flavor in ("150M", "416M"):
-        found = results(f"muon/{flavor}.json")
+    for size in ("150M", "416M"):
+        found = results(f"muon/{size}.json")
         ours, torchs, adamw = (found["optimizers"][name] for name in ("muloco Muon", "torch Muon", "torch AdamW"))
         lines.append(
             [
-                flavor,
+                size,
                 *(f"{row['milliseconds']:.0f} ms, {row['share_of_gemm_rate']:.2f}" for row in (ours, torchs)),
                 f"{adamw['milliseconds']:.0f} ms",
                 *(f"{found['orthogonality'][name]['rms_error']:.3f}" for name in ("muloco Muon", "torch Muon")),
@@ -325,11 +329,11 @@ def muon_peers() -> str:
     names = ("torch Muon", "muon-optimizer", "pytorch_optimizer", "optimuon", "heavyball")
     head = ("flavor", "`torch.optim.Muon`", *(f"`{name}`" for name in names[1:]), "products alone", "with two passes")
     lines = []
-    for flavor in ("150M", "416M"):
-        found = results(f"muon/{flavor}.json")
+    for size in ("150M", "416M"):
+        found = results(f"muon/{size}.json")
         cells = [found["optimizers"][name]["time_beside_ours"] for name in names]
         cells += [found["share_of_gemm_rate"][name] for name in ("plain_products", "and_two_passes")]
-        lines.append([flavor, *(f"{cell:.2f}" for cell in cells)])
+        lines.append([size, *(f"{cell:.2f}" for cell in cells)])
     return rows(head, *lines)
 
 
@@ -391,6 +395,176 @@ def pseudogradients_agree() -> str:
 @table
 def pseudogradients_spectra() -> str:
     return _pseudogradients(1)
+
+
+def _published(corner: str, figures: Mapping[str, Mapping[Any, float]], form: str, column: str = "{}") -> str:
+    """Published figures by row and column; a dash where there is none. `form` and `column` format figures and keys."""
+    keys = list(dict.fromkeys(key for row in figures.values() for key in row))
+    lines = ([name, *(form.format(row[key]) if key in row else "-" for key in keys)] for name, row in figures.items())
+    return rows([corner, *map(column.format, keys)], *lines)
+
+
+def _by_workers(figures: Mapping[str, Mapping[int, dict[str, float]]]) -> dict[str, dict[str, float]]:
+    return {f"{method} K={workers}": row for method, each in figures.items() for workers, row in each.items()}
+
+
+@table
+def paper_models() -> str:
+    lines = []
+    for size in published.SCALES:
+        model = flavor(size)
+        n, tokens = model.parameters, model.token_budget
+        shape = (model.layers, model.heads, model.width, model.feed_forward_width)
+        matrices = f"{model.parameters_by_role['matrix'] / 1e6:,.1f}M"
+        lines.append([size, *map(str, shape), f"{n:,}", matrices, f"{tokens / 1e9:.2f}B", f"{6 * n * tokens:.2e}"])
+    head = (
+        "size",
+        "layers",
+        "heads",
+        "width",
+        "feed-forward",
+        "parameters N",
+        "in Muon's matrices",
+        "tokens D",
+        "6 N D",
+    )
+    return rows(head, *lines)
+
+
+@table
+def paper_steps() -> str:
+    sizes = ("150M", "416M", "914M", "1.76B", "3.1B", "5B", "7.5B", "11B", "15B")
+    return rows(("size", *sizes), ("steps at 512 sequences", *(f"{flavor(size).paper_steps:,}" for size in sizes)))
+
+
+@table
+def paper_decays() -> str:
+    decays = {
+        "Muon": {size: flavor(size).muon_decay for size in published.SCALES},
+        "AdamW": {size: flavor(size).adamw_decay for size in published.SCALES},
+    }
+    return _published("weight decay at 512 sequences", decays, "{:g}")
+
+
+@table
+def paper_best_batches() -> str:
+    best = {
+        "Muon": {**BATCH_3_1B["DP Muon"], **BATCH_3_1B["MuLoCo"]},
+        "AdamW": {**BATCH_3_1B["DP AdamW"], **BATCH_3_1B["DiLoCo"]},
+    }
+    return _published("sequences at the best loss", best, "{}", "K={}").replace("K=0", "DP")
+
+
+@table
+def paper_final_loss() -> str:
+    return _published("method", published.FINAL_LOSS, "{:.3f}")
+
+
+@table
+def paper_dp_loss() -> str:
+    return _published("method", published.DP_LOSS, "{:.4f}")
+
+
+@table
+def paper_over_dp() -> str:
+    return _published("% above its own DP", _by_workers(published.OVER_DP), "{:+.3f}")
+
+
+@table
+def paper_worker_loss() -> str:
+    read = {
+        method: {k: row for k, row in each.items() if k in (2, 4, 8)} for method, each in published.WORKER_LOSS.items()
+    }
+    return _published("loss", _by_workers(read), "{:.4f}")
+
+
+@table
+def paper_loss_by_batch() -> str:
+    tokens = {
+        method: {f"{k / 2**20:g}": loss for k, loss in row.items()} for method, row in published.LOSS_BY_BATCH.items()
+    }
+    return _published("tokens a step, in 2^20", tokens, "{:.4f}")
+
+
+@table
+def paper_critical_batch() -> str:
+    lines = []
+    for method, row in published.CRITICAL_BATCH.items():
+        sizes = (f"{row[size] / 2**20:g}" if size in row else "-" for size in published.SCALES[:5])
+        lines.append([method, f"{published.CRITICAL_BATCH_EXPONENT[method]:.4f}", *sizes])
+    return rows(("tokens a step, in 2^20", "exponent", *published.SCALES[:5]), *lines)
+
+
+@table
+def paper_exponents() -> str:
+    return rows(("method", "exponent"), *((method, f"{value:.4f}") for method, value in published.EXPONENT.items()))
+
+
+@table
+def paper_iso_loss() -> str:
+    head = ("3.1B: DP AdamW needs times as much", "compute", "sequential steps")
+    return rows(head, *((name, *map("{:g}".format, ratios)) for name, ratios in published.ISO_LOSS.items()))
+
+
+@table
+def paper_sync_intervals() -> str:
+    return _published("% above its own DP", published.SYNC_INTERVAL_OVER_DP, "{:+.2f}", "H={}")
+
+
+@table
+def paper_quantized() -> str:
+    return _published("final loss", published.COMPRESSED_LOSS, "{:.4f}", "{} bits")
+
+
+@table
+def paper_topk() -> str:
+    kept = {name: {100 * share: loss for share, loss in row.items()} for name, row in published.TOPK_LOSS.items()}
+    return _published("final loss", kept, "{:.4f}", "{:g} %")
+
+
+@table
+def paper_cosines() -> str:
+    return _published("inner optimizer", published.COSINE, "{:.3f}", "K={}")
+
+
+@table
+def paper_gaps() -> str:
+    return _published("method", published.INTERFERENCE_GAP, "{:g}", "K={}")
+
+
+@table
+def paper_zero_shot() -> str:
+    return rows(("15B", "mean accuracy"), *((name, f"{value:.2f} %") for name, value in published.ZERO_SHOT.items()))
+
+
+def _hours(method: str, gbit: int) -> float:
+    """The time of one of the paper's 15B runs by the model that fits its figure."""
+    return (
+        wall_clock(
+            steps=published.WALL_CLOCK_STEPS[method],
+            compute_seconds=published.WALL_CLOCK_COMPUTE_SECONDS,
+            exchange_bytes=2 * flavor("15B").parameters,
+            gbit_per_second=gbit,
+            sync_steps=30 if method.endswith("K=16") else 1,
+        ).total
+        / 3600
+    )
+
+
+@table
+def paper_wall_clock() -> str:
+    lines = []
+    for method, read in published.WALL_CLOCK.items():
+        hours = (text for gbit in read for text in (f"{read[gbit]:g}", f"{_hours(method, gbit):.1f}"))
+        lines.append([method, f"{published.WALL_CLOCK_STEPS[method]:,}", *hours])
+    return rows(("hours at 15B", "steps", "10 Gbit/s", "computed", "6400 Gbit/s", "computed"), *lines)
+
+
+@table
+def paper_wall_clock_by_link() -> str:
+    links = (10, 25, 50, 100, 200, 400, 800, 1600, 3200, 6400)
+    hours = {method: {gbit: _hours(method, gbit) for gbit in links} for method in published.WALL_CLOCK}
+    return _published("hours at 15B by Gbit/s", hours, "{:.1f}")
 
 
 def documents() -> list[Path]:

@@ -79,7 +79,6 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _check_compression(resolved, size)
     if resolved.chaos.interval_seconds is not None and resolved.worker_processes == 1:
         raise UserError("chaos.interval_seconds needs fault_tolerance.transport torchft and at least two workers")
-    _check_buffers(resolved, size)
     _check_tensor_parallel(resolved, size)
     _check_pipeline(resolved, size)
     _check_batches(resolved)
@@ -311,14 +310,6 @@ def _check_length(config: ResolvedConfig, size: Flavor) -> None:
     if size.longest is not None and config.training.seq_len > size.longest:
         raise UserError(
             f"training.seq_len {config.training.seq_len}: flavor {size.alias} takes at most {size.longest} tokens"
-        )
-
-
-def _check_buffers(config: ResolvedConfig, size: Flavor) -> None:
-    if config.syncs and not size.can_sync:
-        raise UserError(
-            f"model.flavor {size.alias}: training changes buffers of the architecture {size.architecture}, which "
-            "workers do not average yet; choose fault_tolerance.semi_sync_method none with group_size 1"
         )
 
 

@@ -2,7 +2,7 @@
 
 Losses are final evaluation losses in nats a token, on data that is not public: only ratios, orders and exponents can be
 compared. `exact` values were printed; the others are read off figures, with the error that their comment gives.
-The comments name the figures in brackets.
+The comments name the figures in brackets. docs/paper.md shows them as tables (`make docs-tables`).
 """
 
 SCALES = ("150M", "416M", "914M", "1.76B", "3.1B", "15B")

@@ -61,7 +61,10 @@ def export_torch(trained: Trained, folder: Path, *, dtype: torch.dtype) -> None:
     the run's config.json and the tokenizer. Arguments and errors as `export_huggingface`."""
     tokenizer, weights = trained.tokenizer(), trained.weights()
     with made(folder) as draft:
-        torch.save({name: tensor.to(dtype) for name, tensor in weights.items()}, draft / "model.pt")
+        # buffers keep their dtype: they move in steps that are too small for a shorter one
+        short = trained.flavor.shapes.keys()
+        state = {name: tensor.to(dtype) if name in short else tensor for name, tensor in weights.items()}
+        torch.save(state, draft / "model.pt")
         shutil.copyfile(trained.run.config, draft / "config.json")
         tokenizer.copy_to(draft)
 

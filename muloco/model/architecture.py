@@ -7,11 +7,12 @@ docs/extending.md describes how to add one.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from re import search
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from muloco.errors import UserError
 from muloco.optim.choices import ALGORITHMS
 from muloco.outer.loop.fragments import module_of
 
@@ -25,8 +26,23 @@ ROLES = tuple(ALGORITHMS)
 """Roles of parameters: Muon steps matrices and routers, and the others go to AdamW by default."""
 NO_SCORES = "the layers of flavor {flavor} have windows of different sizes, so it cannot be evaluated on tasks"
 """What is said where a flavor without `one_mask` is to be evaluated."""
+NO_PLACE = (
+    "the Hugging Face form of flavor {flavor} has no place for {name}, a buffer that training changes; choose "
+    "--format torch"
+)
+"""What is said where a buffer would be lost in an export."""
 TABLES = ("embedding", "head")
 """Roles whose parameters have a row for each entry of the vocabulary."""
+
+BufferRule = Literal["mean", "local"]
+"""What workers do with a buffer that training changes. `mean`: at a sync of the modules around it, it becomes the mean
+of the workers; it is part of the anchor. `local`: each worker keeps its own."""
+MIXTURE_OF_EXPERTS: Mapping[str, BufferRule] = {
+    r"\.expert_bias_E$": "mean",
+    r"\.tokens_per_expert_E$": "local",
+}
+"""Rules for the buffers of torchtitan's mixtures of experts: the biases of routers, which load balancing moves before
+each step of the optimizer, and the numbers of tokens that each expert has got since the last one, which it resets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +96,6 @@ class Flavor(ABC):
         """A regular expression for the names of the parameters of each of the `ROLES` that the flavor has. The first
         one that matches a name decides."""
         return self.record.roles
-
-    @property
-    def can_sync(self) -> bool:
-        """Whether workers can train it with outer steps: not if training changes buffers, as those of a mixture of
-        experts, since the outer loop does not average them yet."""
-        return not self.record.buffers and self.active_parameters == self.parameters
 
     @property
     def undivided(self) -> str | None:
@@ -184,7 +194,8 @@ class HuggingFaceForm(ABC):
 
     @abstractmethod
     def load(self, folder: "WeightsFolder", parts: Iterable["nn.Module"], flavor: Any) -> None:
-        """Writes the tensors in a folder, which has those of `shapes`, into a model, sharded in any way."""
+        """Writes the tensors in a folder, which has those of `shapes`, into a model, sharded in any way. Buffers that
+        the form does not have keep their values."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +203,8 @@ class OneToOne(HuggingFaceForm):
     """A form in which each parameter corresponds to one in transformers, of the same shape."""
 
     names: Callable[[Any], dict[str, str]]
-    """Returns the name in transformers of every parameter of a flavor, by its name here, in the order of the layers
-    here."""
+    """Returns the name in transformers of every parameter of a flavor, and of every averaged buffer that has one there,
+    by its name here, in the order of the layers here."""
     write: Callable[[str, "Tensor", Any], "Tensor"]
     """Returns a parameter as transformers stores it, given its name here, the tensor (whole and plain, any dtype) and
     the flavor. The tensor is not changed, but the result may share its storage. Raises KeyError if there is no such
@@ -205,21 +216,26 @@ class OneToOne(HuggingFaceForm):
         return {theirs: flavor.shapes[ours] for ours, theirs in self.names(flavor).items()}
 
     def written(self, weights: Mapping[str, "Tensor"], flavor: Any) -> Iterator[tuple[str, "Tensor"]]:
-        for ours, theirs in self.names(flavor).items():
+        names = self.names(flavor)
+        if lost := weights.keys() - names.keys():
+            raise UserError(NO_PLACE.format(flavor=flavor.alias, name=min(lost)))
+        for ours, theirs in names.items():
             yield theirs, self.write(ours, weights[ours], flavor)
 
     def load(self, folder: "WeightsFolder", parts: Iterable["nn.Module"], flavor: Any) -> None:
         import torch
 
         from muloco import sharding
+        from muloco.model.buffers import averaged_buffers
 
         theirs = self.names(flavor)
         with torch.no_grad():
             for part in parts:
-                for name, parameter in part.named_parameters():
+                buffers = {name: of for name, of in averaged_buffers([part], flavor.record).items() if name in theirs}
+                for name, target in {**dict(part.named_parameters()), **buffers}.items():
                     tensor = self.read(name, folder.read(theirs[name]).float(), flavor)
-                    own = sharding.local(parameter)
-                    own.copy_(sharding.shard_like(tensor.to(own.device), parameter))
+                    own = sharding.local(target)
+                    own.copy_(sharding.shard_like(tensor.to(own.device), target))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,10 +252,14 @@ class Architecture:
     huggingface: HuggingFaceForm | None = None
     """Form of the models in transformers. None: they are neither exported to a Hugging Face folder nor started from
     one."""
-    buffers: tuple[str, ...] = ()
-    """Regular expressions for the names of the buffers that training changes and a checkpoint has to keep, such as the
-    router biases of a mixture of experts. The outer loop does not average buffers yet, so a run that syncs is refused
-    if there are any."""
+    buffers: Mapping[str, BufferRule] = field(default_factory=lambda: MIXTURE_OF_EXPERTS)
+    """A rule by regular expression for the names of the buffers that training changes. The first one that matches a
+    name decides; a buffer that none matches is a constant. The default has the buffers of all of torchtitan's text
+    models."""
+
+    def buffer_rule(self, name: str) -> BufferRule | None:
+        """Returns the rule for a buffer; None: training does not change it."""
+        return next((rule for pattern, rule in self.buffers.items() if search(pattern, name)), None)
 
 
 _ARCHITECTURES: dict[str, Architecture] = {}

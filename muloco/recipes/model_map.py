@@ -1,8 +1,8 @@
 """Shared settings of the paper's runs: tables by model size, published hyperparameters, and the rules between them.
 
-Steps and weight decay are in no table here: `muloco.resolve` derives them from flavor, batch and K by the
-paper's rules (PAPER 2.2, 2.4). "PAPER n.m" is a topic of the paper and its code, see docs/reproducing.md. Every value
-that a function here returns says whether it is published, a rule, or interpolated from what is published.
+Steps and weight decay are in no table here: `muloco.resolve` derives them from flavor, batch and K by the paper's rules
+(PAPER 2.2, 2.4). "PAPER n.m" is a section of docs/paper.md. Every value that a function here returns says whether it is
+published, a rule, or interpolated from what is published.
 """
 
 import math

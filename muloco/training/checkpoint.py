@@ -1,7 +1,10 @@
 """Checkpoints of a run: one folder a step, to which every worker adds its part.
 
 checkpoint/step-N/global/       anchor and outer optimizer, equal on all workers; the lowest of them writes them
-checkpoint/step-N/worker-NNN/   that worker's parameters, inner optimizer, learning rate, data and window position
+checkpoint/step-N/worker-NNN/   that worker's model, inner optimizer, learning rate, data and window position
+
+Model and anchor are parameters and buffers: the anchor has the buffers that workers average, and the model of a worker
+all that are persistent.
 
 The workers of a checkpoint are those that took part in the last committed round. A worker that was not among them has
 no part of its own and goes on from the anchor. So does a worker whose part is damaged. A checkpoint cannot be used only
@@ -320,19 +323,24 @@ class RunCheckpoint(BaseCheckpointManager):
         Without an outer loop there are no `tensors`."""
         state: dict[str, Any] = self._sharded(tensors)
         if self.context.outer is None and self.context.averaging is None:
-            parameters = named_parameters(self._model_parts)
-            state["anchor"] = {name: parameter.detach() for name, parameter in parameters.items()}
-        if self.context.averaging is not None:
-            state["average"] = self.context.averaging.x()
+            state["anchor"] = {name: tensor.detach() for name, tensor in self._synced().items()}
+        if self.context.averaging is not None:  # copies, which loading fills: what a worker goes on with is in its part
+            buffers = {name: buffer.clone() for name, buffer in self.context.buffers.items()}
+            state["average"] = self.context.averaging.x() | buffers
         return state
 
     def _sharded(self, tensors: Tensors) -> dict[str, Any]:
-        """Returns this rank's parts of tensors, by kind and parameter name, as tensors that know their sharding."""
-        parameters = named_parameters(self._model_parts)
+        """Returns this rank's parts of tensors, by kind and by the name of the parameter or buffer, as tensors that
+        know their sharding."""
+        synced = self._synced()
         return {
-            kind: {name: sharding.wrap(tensor, like=parameters[name]) for name, tensor in values.items()}
+            kind: {name: sharding.wrap(tensor, like=synced[name]) for name, tensor in values.items()}
             for kind, values in tensors.items()
         }
+
+    def _synced(self) -> dict[str, torch.Tensor]:
+        """Returns everything that the anchor has, as it is in the model, by name."""
+        return {**named_parameters(self._model_parts), **self.context.buffers}
 
 
 def load_part(states: Mapping[str, Any], part: Path) -> None:

@@ -7,7 +7,7 @@ nothing else is set later.
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -55,6 +55,8 @@ class WorkerContext:
 
     outer: OuterLoop | None = None
     """Outer loop of the worker. None: plain training, in which the model itself is the anchor."""
+    buffers: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Buffers of the model that workers average, by name."""
     averaging: Averaging | None = None
     """The points of GPA, whose average is the model that is validated and used. None: training without GPA."""
     evaluation: Evaluation | None = None

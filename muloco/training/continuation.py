@@ -14,6 +14,7 @@ import torch.distributed as dist
 from muloco import sharding
 from muloco.data.loader import Batch, MixtureLoader
 from muloco.errors import UserError
+from muloco.model.buffers import averaged_buffers
 from muloco.runs import safe_reader
 from muloco.runs.checkpoint_folder import CheckpointFolder
 from muloco.runs.folder import RunFolder
@@ -83,6 +84,7 @@ class Continuation:
         self._trainer = trainer_config(
             config, RunFolder(scratch), prepare_data(config), attempt=1, group=None, stop=StopRequest(), evaluation=None
         ).build()
+        self._buffers = averaged_buffers(self._trainer.model_parts, trained.flavor.record)
         self._weights = trained.weights()
 
     @property
@@ -105,8 +107,8 @@ class Continuation:
     def restart(self) -> None:
         """Goes back to the checkpoint."""
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                sharding.local(parameter).copy_(self._weights[name])
+            for name, tensor in {**self.parameters, **self._buffers}.items():
+                sharding.local(tensor).copy_(self._weights[name])
         trainer = self._trainer
         states = {"optimizer": trainer.optimizers, "lr_scheduler": trainer.lr_schedulers, "train_state": trainer}
         self._load(_parts(self._trained)[0], states)

@@ -37,6 +37,7 @@ def build_outer_loop(
     parameters: Mapping[str, torch.Tensor],
     transport: Transport,
     *,
+    buffers: Mapping[str, torch.Tensor],
     data_position: Callable[[], str],
     transfer: StateTransfer,
     progress: RunProgress,
@@ -46,6 +47,7 @@ def build_outer_loop(
 
     Args:
         config: resolved; `fault_tolerance.replica_id` says which worker this is.
+        buffers: this rank's buffers that workers average, by name.
         data_position: returns the worker's position in its data.
         transfer: hands its state to others and takes over theirs.
         merging: context in which the parameters of a fragment are written.
@@ -65,6 +67,7 @@ def build_outer_loop(
         progress=progress,
         sync_interval=ft.sync_steps,
         fragments=fragments_of(config, parameters),
+        buffers=buffers,
         delay=ft.fragment_sync_delay,
         alpha=ft.fragment_update_alpha,
         learning_rate=outer_learning_rate(config),

@@ -56,17 +56,12 @@ class Trained:
         return CheckpointFolder(self.run.checkpoint).part(self.step, GLOBAL)
 
     def weights(self) -> dict[str, "torch.Tensor"]:
-        """Returns all parameters of the flavor by name, as plain fp32 tensors in host memory.
+        """Returns all parameters of the flavor, and the buffers that its workers average, by name, as plain fp32
+        tensors in host memory.
 
         Raises:
-            UserError: the part is damaged, cannot be read as data, or holds other parameters; or the model has buffers
-                that training changes, which the part lacks.
+            UserError: the part is damaged, cannot be read as data, or holds other parameters.
         """
-        if not self.flavor.can_sync:
-            raise UserError(
-                f"flavor {self.flavor.alias}: training changes buffers, which the part of a checkpoint that other "
-                "commands read does not keep yet"
-            )
         import torch
         from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -82,18 +77,30 @@ class Trained:
             }
             safe_reader.load(tensors, self.part, no_dist=True)
             weights = {name.removeprefix(kind): tensor for name, tensor in tensors.items()}
-            check_names(weights, self.flavor.shapes, where=f"{self.part}")
+            record = self.flavor.record
+            parameters = [name for name in weights if record.buffer_rule(name) != "mean"]
+            check_names(parameters, self.flavor.shapes, where=f"{self.part}")
         except ValueError as error:  # also UnreadablePart
             raise UserError(str(error)) from None
         return weights
 
     def model(self, device: "torch.device | str", *, dtype: "torch.dtype | None" = None) -> "nn.Module":
         """Returns the model on a device in evaluation mode, with dense attention masks (`muloco.model.attention`).
-        Its parameters are float32, unless a dtype is given. Rotary embedding and norms are computed as in training."""
-        from muloco.model import build
+        Its parameters are float32, unless a dtype is given. Rotary embedding and norms are computed as in training.
+        Buffers that each worker keeps for itself have their initial values.
 
+        Raises:
+            UserError: as `weights`; or the checkpoint lacks a buffer.
+        """
+        from muloco.model import build
+        from muloco.model.buffers import averaged_buffers
+
+        weights = self.weights()
         model = build(self.config.model.flavor, str(device), seq_len=self.config.training.seq_len, dense=True)
-        model.load_state_dict(self.weights(), strict=False)  # a tied head is no parameter of its own
+        for name in averaged_buffers([model], self.flavor.record):
+            if name not in weights:
+                raise UserError(f"{self.part} lacks {name}")
+        model.load_state_dict(weights, strict=False)  # a tied head is no parameter of its own
         for parameter in model.parameters():
             parameter.requires_grad_(False)
             if dtype is not None:

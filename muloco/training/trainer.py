@@ -16,6 +16,7 @@ import tyro
 from muloco._torchtitan import ModelWrapper, ParallelDims, Trainer
 from muloco.errors import UserError
 from muloco.failpoints import hit, on_hit
+from muloco.model.buffers import averaged_buffers
 from muloco.model.flavors import flavor
 from muloco.model.initial import load_initial
 from muloco.outer import OuterLoop, RunProgress, StateLost, Transport, TransportError
@@ -72,6 +73,7 @@ class MulocoTrainer(Trainer):
         initial = config.muloco.checkpoint.initial
         if initial is not None and not self._has_checkpoint():
             load_initial(Path(initial), self.model_parts, flavor(config.muloco.model.flavor))
+        self._buffers = averaged_buffers(self.model_parts, flavor(config.muloco.model.flavor).record)
         self._averaging: Averaging | None = None
         if config.muloco.optimizer.name == "GPA":
             (gpa,) = self.optimizers
@@ -83,7 +85,11 @@ class MulocoTrainer(Trainer):
         if config.muloco.syncs:
             self.outer = self._build_outer_loop(config)
         self.validator.context = self.checkpointer.context = WorkerContext(
-            outer=self.outer, averaging=self._averaging, evaluation=config.evaluation, ranks=self._ranks
+            outer=self.outer,
+            buffers=self._buffers,
+            averaging=self._averaging,
+            evaluation=config.evaluation,
+            ranks=self._ranks,
         )
         self._introduce()
 
@@ -289,6 +295,7 @@ class MulocoTrainer(Trainer):
             config.muloco,
             parameters,
             transport,
+            buffers=self._buffers,
             data_position=lambda: json.dumps(self.dataloader.state_dict()),
             transfer=WorkerTransfer(states, trainer=self),
             progress=run,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WorkerTransfer:
-    """Packs this rank's inner optimizer, learning rate, step, and all that the outer loop holds. The parameters need
-    not go, unless they are among the states: a worker that joins begins with the anchor."""
+    """Packs this rank's inner optimizer, learning rate, step, and all that the outer loop holds. Parameters and buffers
+    need not go, unless they are among the states: a worker that joins begins with the anchor, which has both."""
 
     states: Mapping[str, Any]
     """Inner optimizer and learning rate, by name, as they go into a checkpoint, in the order of loading."""

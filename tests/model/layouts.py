@@ -1,5 +1,6 @@
 """A model on a layout of ranks, as torchtitan's trainer would build it, and a batch for it."""
 
+import math
 from types import SimpleNamespace
 
 import torch
@@ -8,7 +9,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 import muloco.model
-from muloco._torchtitan import CompileConfig, CrossEntropyLoss, ParallelDims, ParallelismConfig, TrainingConfig
+from muloco._torchtitan import (
+    CompileConfig,
+    CrossEntropyLoss,
+    DebugConfig,
+    ParallelDims,
+    ParallelismConfig,
+    TrainingConfig,
+)
 from muloco.sharding import gather
 
 LENGTH, ROWS, SEED = 32, 4, 7
@@ -23,22 +31,18 @@ def build(
     """The order of torchtitan/trainer.py: seed, shapes, ranks, values. `precision` is as in a config."""
     from torchtitan.distributed.utils import set_spmd_backend
 
-    shard, replicate, tensor = layout
-    parallelism = ParallelismConfig(
-        data_parallel_shard_degree=shard,
-        data_parallel_replicate_degree=replicate,
-        tensor_parallel_degree=tensor,
-        spmd_backend="partial_dtensor",
-    )
+    parallelism = parallelism_of(layout)
     set_spmd_backend("partial_dtensor")
     spec = muloco.model.spec(flavor, seq_len=LENGTH, autocast=precision == "autocast")
     torch.manual_seed(SEED)
-    spec.model.update_from_config(config=SimpleNamespace(parallelism=parallelism))
+    spec.model.update_from_config(
+        config=SimpleNamespace(parallelism=parallelism, training=TrainingConfig(seq_len=LENGTH), debug=DebugConfig())
+    )
     with torch.device("meta"):
         model = spec.model.build()
     model = spec.parallelize_fn(
         model,
-        parallel_dims=ParallelDims.from_config(parallelism, shard * replicate * tensor),
+        parallel_dims=ParallelDims.from_config(parallelism, math.prod(layout)),
         training=TrainingConfig(mixed_precision_param="bfloat16" if precision == "bfloat16" else "float32"),
         parallelism=parallelism,
         compile_config=CompileConfig(enable=compiled),
@@ -49,6 +53,17 @@ def build(
     with torch.no_grad():
         model.init_states()
     return model
+
+
+def parallelism_of(layout: Layout) -> ParallelismConfig:
+    """As in torchtitan's config."""
+    shard, replicate, tensor = layout
+    return ParallelismConfig(
+        data_parallel_shard_degree=shard,
+        data_parallel_replicate_degree=replicate,
+        tensor_parallel_degree=tensor,
+        spmd_backend="partial_dtensor",
+    )
 
 
 def build_whole(flavor: str = "tiny") -> nn.Module:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 import muloco.model
 from muloco._torchtitan import Embedding, ModelSpec, RMSNorm, make_ffn_config, make_gqa_config
@@ -14,6 +15,7 @@ from muloco.analysis.plan import plan
 from muloco.errors import UserError
 from muloco.export.folders import export_huggingface
 from muloco.model.architecture import Architecture, Flavor, all_architectures, register
+from muloco.model.buffers import averaged_buffers
 from muloco.model.decoder import Head, MulocoDecoder, attention, drawn, parallelized
 from muloco.model.flavors import flavor
 from muloco.optim.roles import group_by_role, splits_of
@@ -144,8 +146,8 @@ def check(flavor: Flavor) -> None:
     fused = {name: rows for name in flavor.shapes for pattern, rows in flavor.fused.items() if re.search(pattern, name)}
     assert fused == splits_of(model)
     kept = model.state_dict().keys() - dict(model.named_parameters(remove_duplicate=False)).keys()
-    assert all(any(re.search(pattern, name) for pattern in flavor.record.buffers) for name in kept)
-    assert len(kept) >= len(flavor.record.buffers)
+    assert all(flavor.record.buffer_rule(name) for name in kept)
+    assert averaged_buffers([model], flavor.record).keys() <= kept
 
 
 OWN = [known for known in all_architectures() if not known.name.startswith("torchtitan/")]
@@ -212,20 +214,34 @@ def test_settings_ask_the_record(qwen3: Size) -> None:
     assert build_compression(skipping, parameters, tables=qwen3.tables).dense >= {"tok_embeddings.weight"}
 
 
-def test_buffers_that_training_changes_refuse_to_sync() -> None:
-    other = Architecture(
-        name="router",
-        flavors=(Size(architecture="router", alias="router-tiny", vocabulary=2048),),
-        spec=spec,
-        roles=QWEN3.roles,
-        buffers=(r"expert_bias$",),
-    )
-    register(other)
-    chosen = load_config("config/laptop/muloco.py", ["--model.flavor", "router-tiny"])
-    with pytest.raises(UserError, match="buffers of the architecture router, which workers do not average yet"):
-        resolve(chosen)
-    chosen.fault_tolerance.semi_sync_method, chosen.fault_tolerance.group_size = "none", 1
-    resolve(chosen)
+class Router(nn.Module):
+    """Buffers of each kind: a state that a checkpoint holds, one that it does not hold, and a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("bias", torch.zeros(3))
+        self.register_buffer("counts", torch.zeros(3), persistent=False)
+        self.register_buffer("table", torch.arange(3), persistent=False)
+
+
+@pytest.mark.parametrize(
+    ("rules", "names", "message"),
+    [
+        ({r"\.bias$": "mean", r"\.counts$": "local"}, ["moe.bias"], None),
+        ({r"^moe\.b": "local", r"": "mean"}, None, "the buffer moe.counts is averaged, so it has to be persistent"),
+        ({r"": "local"}, [], None),
+        ({r"\.counts$": "local"}, None, "the buffer moe.bias is part of the model's state, but .* has no rule"),
+    ],
+)
+def test_rules_of_buffers(rules: dict, names: list[str] | None, message: str | None) -> None:
+    """The first pattern that matches decides."""
+    record = Architecture(name="other", flavors=(), spec=spec, roles={}, buffers=rules)
+    model = nn.ModuleDict({"moe": checkpoint_wrapper(Router())})
+    if message is None:
+        assert list(averaged_buffers([model], record)) == names
+        return
+    with pytest.raises(ValueError, match=message):
+        averaged_buffers([model], record)
 
 
 @pytest.mark.parametrize(

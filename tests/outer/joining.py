@@ -6,8 +6,17 @@ from collections.abc import Callable
 import torch
 
 from muloco.outer import Snapshot, Transport
+from muloco.outer.in_process import InProcessGroup
 
 from .toy import Case, drift, start
+
+
+def stand_still(group: InProcessGroup, worker: int) -> None:
+    """The worker misses all rounds until it is present again."""
+    with group._condition:
+        group.present.discard(worker)
+        group._form_round()
+    group.wait(worker, lambda: worker in group.present)
 
 
 class Worker:

@@ -49,6 +49,6 @@ def test_on_a_wide_terminal_it_is_a_table(columns, rows) -> None:
 
 
 def test_where_values_come_from_is_told_by_field() -> None:
-    origins = [{"a.b": "published: PAPER 1", "a.c": "rule: doubled"}, {"a.b": "published: PAPER 2", "a.c": "mine"}]
+    origins = [{"a.b": "published: PAPER 4.1", "a.c": "rule: doubled"}, {"a.b": "published: PAPER 4.3", "a.c": "mine"}]
     jobs = [SimpleNamespace(origins=one) for one in origins]
     assert origins_of(jobs) == ["a.b: as published in 2 jobs", "a.c: by the rule in 1 job, mine in 1 job"]  # type: ignore[arg-type]

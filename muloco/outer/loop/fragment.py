@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 
 import torch
 
@@ -18,15 +19,23 @@ Merging = Callable[[Iterable[str]], AbstractContextManager[object]]
 
 
 class FragmentState:
-    """The outer loop's state of some parameters.
+    """The outer loop's state of some parameters, and of the buffers that are averaged with them.
+
+    A fragment travels as one vector: the pseudogradients of its parameters, and behind them the values of its buffers.
+    The mean of the former is a gradient for the outer optimizer; that of the latter is the new anchor of the buffers.
 
     Args:
         parameters: plain tensors or DTensors, by name; changed in place.
-        build_optimizer: makes the outer optimizer for the anchor.
+        build_optimizer: makes the outer optimizer for the anchor of the parameters.
+        buffers: plain tensors or DTensors of a floating dtype, by name; changed in place. They travel as fp32 without
+            loss, whatever the compression. None: there are none.
         compression: how the pseudogradients travel; None: as they are.
         device: where anchor and outer state are kept; None: with the parameters. Elsewhere the optimizer sees this
             rank's part of every tensor as a plain tensor.
-        merging: around every merge.
+        merging: around every merge of the parameters.
+
+    Raises:
+        ValueError: a buffer has no floating dtype.
     """
 
     def __init__(
@@ -34,25 +43,32 @@ class FragmentState:
         parameters: Mapping[str, torch.Tensor],
         build_optimizer: OuterOptimizer,
         *,
+        buffers: Mapping[str, torch.Tensor] | None = None,
         compression: Compression | None = None,
         device: torch.device | None = None,
         merging: Merging = contextlib.nullcontext,
     ):
+        for name, buffer in (buffers or {}).items():
+            if not buffer.is_floating_point():
+                raise ValueError(f"only buffers of a floating dtype have a mean; {name} is of {buffer.dtype}")
         self._merging = merging
         self.parameters = {name: sharding.local(tensor).detach() for name, tensor in parameters.items()}
-        self.anchor = {name: _keep(tensor, device) for name, tensor in self.parameters.items()}
-        """This rank's part of the global parameters as of the last outer step, by name: plain tensors."""
+        self.buffers = {name: sharding.local(tensor).detach() for name, tensor in (buffers or {}).items()}
+        self.tensors = self.parameters | self.buffers
+        """This rank's part of everything that is synced, by name."""
+        self.anchor = {name: _keep(tensor, device) for name, tensor in self.tensors.items()}
+        """This rank's part of the global parameters and buffers as of the last outer step, by name: plain tensors."""
         self._copies = {name: sharding.copies(tensor) for name, tensor in parameters.items()}
         self.window = 0
-        """Inner steps since the parameters were last merged with the anchor."""
+        """Inner steps since the tensors were last merged with the anchor."""
         self.merged_with_local = False
-        """Whether the last merge kept a fraction of the local parameters."""
+        """Whether the last merge kept a fraction of the local values."""
         self.outer_steps = 0
-        self.channel = Channel(compression or Compression(), self.anchor)
+        compression = compression or Compression()
+        self.channel = Channel(replace(compression, dense=compression.dense | self.buffers.keys()), self.anchor)
         """Encodes the fragment, and keeps its residuals and states of codecs on this rank."""
         self._handles = {  # what the optimizer moves: the same memory, known as sharded where it is
-            name: anchor if anchor.device != self.parameters[name].device else sharding.wrap(anchor, like=tensor)
-            for (name, anchor), tensor in zip(self.anchor.items(), parameters.values(), strict=True)
+            name: self._handle(name, like=tensor) for name, tensor in parameters.items()
         }
         self.optimizer = build_optimizer(self._handles)
         self._make_optimizer_state()
@@ -68,27 +84,36 @@ class FragmentState:
         return {name: part.view_as(self.anchor[name]) for name, part in zip(self.anchor, parts, strict=True)}
 
     def product(self, first: torch.Tensor | None, second: torch.Tensor) -> float:
-        """Returns this rank's part of the inner product of two vectors. The sum over the ranks of a worker, whatever
-        their layout, is the inner product of the whole tensors.
+        """Returns this rank's part of the inner product of the parameters in two vectors. The sum over the ranks of a
+        worker, whatever their layout, is the inner product of the whole tensors.
 
         Args:
-            first: fp32 vector; None stands for the pseudogradient, which is then computed tensor by tensor.
+            first: fp32 vector; None stands for that of `outgoing`, which is then computed tensor by tensor.
             second: fp32 vector.
         """
         total: float | torch.Tensor = 0.0
         views = {} if first is None else self.views(first)
         for name, part in self.views(second).items():
-            mine = self._difference(name, torch.empty_like(part)) if first is None else views[name]
-            total = total + mine.flatten().dot(part.flatten()) / self._copies[name]
+            if name in self.parameters:
+                mine = self._difference(name, torch.empty_like(part)) if first is None else views[name]
+                total = total + mine.flatten().dot(part.flatten()) / self._copies[name]
         return float(total)
 
-    def pseudogradient(self) -> torch.Tensor:
-        """Returns anchor - parameters as one fp32 vector on the device of the parameters. It is computed in place,
-        tensor by tensor."""
+    def outgoing(self) -> torch.Tensor:
+        """Returns anchor - parameters, and behind it the buffers, as one fp32 vector on the device of the parameters.
+        It is computed in place, tensor by tensor."""
         flat = torch.empty(self.elements, device=next(iter(self.parameters.values())).device)
         for name, part in self.views(flat).items():
-            self._difference(name, part)
+            if name in self.parameters:
+                self._difference(name, part)
+            else:
+                part.copy_(self.buffers[name])
         return flat
+
+    def _handle(self, name: str, *, like: torch.Tensor) -> torch.Tensor:
+        """Returns the anchor of a parameter, known as sharded as `like` is where it lies beside it."""
+        anchor = self.anchor[name]
+        return anchor if anchor.device != self.parameters[name].device else sharding.wrap(anchor, like=like)
 
     def _difference(self, name: str, out: torch.Tensor) -> torch.Tensor:
         """Writes anchor - parameter to `out`, fp32 of the shape of the parameter, and returns `out`."""
@@ -98,13 +123,17 @@ class FragmentState:
         return out.copy_(anchor, non_blocking=True).sub_(parameter)  # in fp32, without a copy of either tensor
 
     def step(self, mean: torch.Tensor, *, lr: float | None = None) -> None:
-        """The outer step: moves the anchor, with the mean pseudogradient (fp32 vector) as its gradient.
+        """The outer step: moves the anchor of the parameters, with their mean pseudogradient as its gradient. The
+        anchor of the buffers becomes their mean.
 
         Args:
-            mean: as `pseudogradient` orders it.
+            mean: fp32 vector, as `outgoing` orders it.
             lr: outer learning rate from now on; None: as it is.
         """
         for name, part in self.views(self._beside_anchor(mean)).items():
+            if name in self.buffers:
+                self.anchor[name].copy_(part)
+                continue
             handle = self._handles[name]
             handle.grad = sharding.wrap(part.to(self.anchor[name].dtype), like=handle)
         if lr is not None:
@@ -114,9 +143,9 @@ class FragmentState:
         self.outer_steps += 1
 
     def merge(self, alpha: float = 0.0) -> None:
-        """parameters <- alpha parameters + (1 - alpha) anchor: a new window begins."""
+        """tensors <- alpha tensors + (1 - alpha) anchor, parameters and buffers alike: a new window begins."""
         with self._merging(self.parameters):
-            for name, tensor in self.parameters.items():
+            for name, tensor in self.tensors.items():
                 if alpha:
                     tensor.lerp_(self.anchor[name].to(tensor.device, tensor.dtype, non_blocking=True), 1 - alpha)
                 else:
@@ -125,7 +154,8 @@ class FragmentState:
         self.window = 0
 
     def begin(self) -> None:
-        """The parameters become the anchor, with which a window begins, and nothing is kept of earlier rounds."""
+        """Parameters and buffers become the anchor, with which a window begins, and nothing is kept of earlier
+        rounds."""
         self.merge()
         self.channel.clear()
 

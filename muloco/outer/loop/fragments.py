@@ -1,6 +1,6 @@
-"""Which parameters are sent together, and after which inner steps."""
+"""Which parameters and buffers are sent together, and after which inner steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from muloco.suggest import did_you_mean
 
@@ -55,6 +55,29 @@ def by_modules(names: Sequence[str], modules: Sequence[Sequence[str]]) -> list[F
     if missing:
         raise ValueError(f"{len(missing)} parameters are in no fragment, the first is {missing[0]}")
     return [tuple(name for name in names if owner[name] == index) for index in range(len(modules))]
+
+
+def homes(fragments: Sequence[Sequence[str]], buffers: Iterable[str]) -> dict[str, int]:
+    """Returns the index of the fragment with which each buffer is sent, by name: that of the first parameter in the
+    innermost module around the buffer that has parameters.
+
+    Args:
+        fragments: names of the parameters of each, together at least one.
+        buffers: names.
+    """
+    owner = {name: index for index, fragment in enumerate(fragments) for name in fragment}
+
+    def home(buffer: str) -> int:
+        around = buffer.split(".")
+        while around:
+            around.pop()
+            prefix = "".join(f"{part}." for part in around)
+            for name, index in owner.items():
+                if name.startswith(prefix):
+                    return index
+        raise AssertionError("the whole model has parameters")
+
+    return {buffer: home(buffer) for buffer in buffers}
 
 
 def module_of(name: str) -> str:

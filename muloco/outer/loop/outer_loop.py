@@ -14,7 +14,7 @@ from muloco.outer.codecs.compression import Compression, layout_digest
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.loop.digest import digest
 from muloco.outer.loop.fragment import FragmentState, Merging, OuterOptimizer
-from muloco.outer.loop.fragments import Schedule
+from muloco.outer.loop.fragments import Schedule, homes
 from muloco.outer.loop.in_flight import Arrived, InFlight
 from muloco.outer.loop.snapshot import Saved, Snapshot, Tensors
 from muloco.outer.loop.sync import Sync
@@ -60,6 +60,10 @@ class OuterLoop:
         progress: what is known of the run; None: nothing.
         sync_interval: H, inner steps between two outer steps of a fragment.
         fragments: names of the parameters of each; None: one fragment.
+        buffers: this rank's buffers that training changes and workers average, by name, plain or DTensors of a floating
+            dtype; changed in place. Each travels in the fragment of the parameters around it (`fragments.homes`), and
+            becomes the mean of the workers, weighted as their pseudogradients are. All workers give the same names and
+            shapes, and start from the same values. None: there are none.
         delay: tau, inner steps between sending a pseudogradient and applying the mean. Above 0 the exchange runs beside
             them; of what they change in that fragment only the fraction `alpha` is kept.
         alpha: fraction of the local parameters that is kept when the anchor is merged into them, in [0, 1].
@@ -73,7 +77,8 @@ class OuterLoop:
         merging: context in which the parameters of a fragment are written, given their names.
 
     Raises:
-        ValueError: H, J and tau do not fit together, alpha is out of range, or the fragments are not a partition.
+        ValueError: H, J and tau do not fit together, alpha is out of range, the fragments are not a partition, or a
+            buffer has no floating dtype.
     """
 
     def __init__(
@@ -87,6 +92,7 @@ class OuterLoop:
         progress: RunProgress | None = None,
         sync_interval: int,
         fragments: Sequence[Sequence[str]] | None = None,
+        buffers: Mapping[str, torch.Tensor] | None = None,
         delay: int = 0,
         alpha: float = 0.0,
         learning_rate: Callable[[int], float] | None = None,
@@ -103,15 +109,18 @@ class OuterLoop:
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be from 0 to 1; got {alpha}")
         self._schedule = Schedule(sync_interval=sync_interval, fragments=len(names), delay=delay)
+        buffers = buffers or {}
+        home = homes(names, buffers)
         self.fragments = [
             FragmentState(
                 {name: parameters[name] for name in fragment},
                 build_optimizer,
+                buffers={name: buffer for name, buffer in buffers.items() if home[name] == index},
                 compression=compression,
                 device=device,
                 merging=merging,
             )
-            for fragment in names
+            for index, fragment in enumerate(names)
         ]
         terms = Terms(
             workers=identity.workers,
@@ -205,7 +214,7 @@ class OuterLoop:
 
     @property
     def parameters_are_anchor(self) -> bool:
-        """Whether the parameters hold the anchor, as after a sync of everything."""
+        """Whether parameters and buffers hold the anchor, as after a sync of everything."""
         return not any(fragment.window or fragment.merged_with_local for fragment in self.fragments)
 
     def anchor_digest(self) -> int:
@@ -215,11 +224,11 @@ class OuterLoop:
 
     @contextlib.contextmanager
     def anchor_weights(self) -> Iterator[None]:
-        """Within the context the parameters hold the anchor; the local values come back afterwards."""
+        """Within the context parameters and buffers hold the anchor; the local values come back afterwards."""
         if self.parameters_are_anchor:
             yield
             return
-        local = [{n: t.clone() for n, t in fragment.parameters.items()} for fragment in self.fragments]
+        local = [{n: t.clone() for n, t in fragment.tensors.items()} for fragment in self.fragments]
         self._load([fragment.anchor for fragment in self.fragments])
         try:
             yield
@@ -258,7 +267,7 @@ class OuterLoop:
         Args:
             saved: its tensors are written into those of this loop.
             own: whether it is this worker's own. A worker that goes on from another one's state begins new windows with
-                the anchor, which the parameters then hold, and without residuals and states of codecs.
+                the anchor, which parameters and buffers then hold, and without residuals and states of codecs.
         """
         position = json.loads(saved.position)
         self._sent = None
@@ -375,7 +384,7 @@ class OuterLoop:
 
     def _load(self, values: Sequence[Mapping[str, torch.Tensor]]) -> None:
         for fragment, tensors in zip(self.fragments, values, strict=True):
-            for name, tensor in fragment.parameters.items():
+            for name, tensor in fragment.tensors.items():
                 tensor.copy_(tensors[name])
 
     def _all_anchors(self) -> Iterator[torch.Tensor]:

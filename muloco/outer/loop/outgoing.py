@@ -1,4 +1,4 @@
-"""The pseudogradient that a worker sends in a sync."""
+"""The vector that a worker sends in a sync."""
 
 from functools import cached_property
 
@@ -8,13 +8,13 @@ from muloco.outer.loop.fragment import FragmentState
 
 
 class Outgoing:
-    """The pseudogradient of a fragment at its creation, for one sync.
+    """The pseudogradient and the buffers of a fragment at its creation, for one sync.
 
-    While no inner steps run, the pseudogradient can be computed again, so the mean may overwrite it and one vector is
+    While no inner steps run, the vector can be computed again, so the mean may overwrite it and one vector is
     enough. While inner steps run, the vector is kept, since a failed round has to be repeated with it.
 
     Args:
-        fragment: the parameters, anchor and layout of the fragment.
+        fragment: the parameters, buffers, anchor and layout of the fragment.
         inner_steps_go_on: whether the parameters change before the mean is applied.
     """
 
@@ -22,7 +22,7 @@ class Outgoing:
         self.overwrite = not inner_steps_go_on
         """Whether a round may write the mean over the vector."""
         self._fragment = fragment
-        self._vector: torch.Tensor | None = fragment.pseudogradient()
+        self._vector: torch.Tensor | None = fragment.outgoing()
         """None if `vector` has returned it with `overwrite`."""
 
     def vector(self) -> torch.Tensor:
@@ -50,9 +50,9 @@ class Outgoing:
         return self._fragment.product(self._vector, mean)
 
     def not_finite(self) -> list[str]:
-        """Returns the names of the parameters whose pseudogradient holds NaN or Inf."""
+        """Returns the names of the parameters whose pseudogradient holds NaN or Inf, and of the buffers that do."""
         views = self._fragment.views(self._current())
         return [name for name, part in views.items() if not torch.isfinite(part).all()]
 
     def _current(self) -> torch.Tensor:
-        return self._fragment.pseudogradient() if self._vector is None else self._vector
+        return self._fragment.outgoing() if self._vector is None else self._vector

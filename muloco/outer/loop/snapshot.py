@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 
 Tensors = dict[str, dict[str, torch.Tensor]]
-"""This rank's parts of tensors, by kind and parameter name."""
+"""This rank's parts of tensors, by kind and by the name of the parameter or buffer."""
 
 
 class Saved(Protocol):
@@ -41,8 +41,8 @@ class Snapshot:
     """JSON: the position of the worker in its windows, what it knows of the others, and the round of a fragment in
     flight."""
     tensors: Tensors
-    """The state that all workers share: `anchor`, `outer_...` for each buffer of the outer optimizer, and `mean` for a
-    fragment in flight. They are not copies: the next outer step changes them."""
+    """The state that all workers share: `anchor`, of parameters and averaged buffers; `outer_...` for each buffer of
+    the outer optimizer; and `mean` for a fragment in flight. They are not copies: the next outer step changes them."""
     residuals: Tensors
     """Copies of the residuals on this rank. Empty without error feedback, and if another worker is to go on from this
     state."""

@@ -26,7 +26,7 @@ def fragment(dtype: torch.dtype = torch.float32) -> FragmentState:
 def test_it_is_the_difference_in_fp32_formed_in_place(dtype: torch.dtype) -> None:
     state, ledger = fragment(dtype), Ledger()
     with ledger.counting():
-        flat = state.pseudogradient()
+        flat = state.outgoing()
     assert flat.dtype == torch.float32 and ledger.peak == 4 * ELEMENTS
     for name, part in state.views(flat).items():
         assert torch.equal(part, state.anchor[name].float() - state.parameters[name].float()), name
@@ -35,16 +35,16 @@ def test_it_is_the_difference_in_fp32_formed_in_place(dtype: torch.dtype) -> Non
 def test_a_copy_of_the_anchor_elsewhere_is_not_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     """An anchor in host memory is copied into the vector itself; here by taking its way for granted."""
     state, ledger = fragment(), Ledger()
-    expected = state.pseudogradient()
+    expected = state.outgoing()
     monkeypatch.setattr(torch, "promote_types", lambda one, other: None)
     with ledger.counting():
-        flat = state.pseudogradient()
+        flat = state.outgoing()
     assert torch.equal(flat, expected) and ledger.peak == 4 * ELEMENTS
 
 
 def test_the_product_without_a_vector_is_that_with_it() -> None:
     state = fragment()
-    own, other = state.pseudogradient(), torch.randn(ELEMENTS)
+    own, other = state.outgoing(), torch.randn(ELEMENTS)
     assert state.product(None, other) == pytest.approx(float(own.double().dot(other.double())), rel=1e-4, abs=1e-4)
     assert state.product(own, other) == pytest.approx(state.product(None, other), rel=1e-5)
 

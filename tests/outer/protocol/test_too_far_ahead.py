@@ -5,21 +5,13 @@ import pytest
 from muloco.outer import RunProgress
 from muloco.outer.in_process import InProcessGroup
 
-from ..joining import Worker
+from ..joining import Worker, stand_still
 from ..toy import Case
 from ..workers import run_workers
 
 CASE = Case(workers=3, interval=4, steps=40)
 PAUSE = 8
 """Workers 1 and 2 stand still before the sync after this step."""
-
-
-def stand_still(group: InProcessGroup, worker: int) -> None:
-    """The worker misses all rounds until it is present again."""
-    with group._condition:
-        group.present.discard(worker)
-        group._form_round()
-    group.wait(worker, lambda: worker in group.present)
 
 
 def trained(wakes_before: int, *, told: bool) -> list[Worker]:

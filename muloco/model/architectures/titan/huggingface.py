@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from muloco.errors import UserError
-from muloco.model.architecture import HuggingFaceForm
+from muloco.model.architecture import NO_PLACE, HuggingFaceForm
 from muloco.model.architectures.titan.flavors import TitanFlavor
 
 if TYPE_CHECKING:
@@ -53,16 +53,14 @@ class AdapterForm(HuggingFaceForm):
         converted = adapter.to_hf(dict(state))
         for name in sorted(state.keys() - adapter.from_hf(dict(converted)).keys()):
             if state[name].any():
-                raise UserError(
-                    f"the Hugging Face form of flavor {flavor.alias} has no place for {name}, which training changes; "
-                    "choose --format torch"
-                )
+                raise UserError(NO_PLACE.format(flavor=flavor.alias, name=name))
         yield from converted.items()
 
     def load(self, folder: "WeightsFolder", parts: Iterable["nn.Module"], flavor: TitanFlavor) -> None:
         import torch
 
         from muloco import sharding
+        from muloco.model.buffers import averaged_buffers
 
         model, adapter = _model_and_adapter(flavor)
         theirs = {name: folder.read(name).float() for name in self.shapes(flavor)}
@@ -70,8 +68,9 @@ class AdapterForm(HuggingFaceForm):
         whole = {**dict(model.named_buffers()), **dict(model.named_parameters())}
         with torch.no_grad():
             for part in parts:
-                for name, target in (*part.named_parameters(), *part.named_buffers()):
-                    if not (tensor := whole[name]).is_meta:  # buffers that the folder does not have keep their values
+                targets = {**dict(part.named_parameters()), **averaged_buffers([part], flavor.record)}
+                for name, target in targets.items():
+                    if not (tensor := whole[name]).is_meta:  # not a buffer that the folder does not have
                         own = sharding.local(target)
                         own.copy_(sharding.shard_like(tensor.detach().to(own.device), target))
 
