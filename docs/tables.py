@@ -87,7 +87,7 @@ def demo() -> str:
 
 @table
 def models() -> str:
-    head = ("flavor", "parameters", "active", "vocabulary", "tensor parallelism", "Hugging Face form")
+    head = ("flavor", "parameters", "active", "vocabulary", "tensor parallelism", "pipeline", "Hugging Face form")
     return rows(head, *((f"`{name}`", *cells) for name, *cells in listing.rows()))
 
 

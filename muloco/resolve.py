@@ -333,6 +333,11 @@ def _check_pipeline(config: ResolvedConfig, size: Flavor) -> None:
         raise UserError(
             f"parallelism.pipeline_parallel_degree {degree} is more than the {layers} layers of flavor {size.alias}"
         )
+    if size.is_tied:
+        raise UserError(
+            f"parallelism.pipeline_parallel_degree {degree}: the head of flavor {size.alias} is its embedding, and a "
+            "pipeline has them in different stages; choose 1"
+        )
     if config.fault_tolerance.module_fqns_per_model_fragment is not None:
         raise UserError(
             "fault_tolerance.module_fqns_per_model_fragment names modules of the whole model, of which a stage of a "

@@ -103,6 +103,11 @@ class Flavor(ABC):
         return None
 
     @property
+    def is_tied(self) -> bool:
+        """Whether its head is its embedding, which a pipeline has in another stage."""
+        return "head" not in self.roles
+
+    @property
     def one_mask(self) -> bool:
         """Whether all its layers take the same attention mask. Where some have a window, texts cannot be scored
         together, as lm-eval's tasks are here."""

@@ -2,7 +2,7 @@
 
 from muloco.model.architecture import Flavor, all_architectures
 
-COLUMNS = ("flavor", "parameters", "active", "vocabulary", "TP", "hub")
+COLUMNS = ("flavor", "parameters", "active", "vocabulary", "TP", "PP", "hub")
 _SIZES = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
 
 
@@ -18,6 +18,7 @@ def _row(flavor: Flavor) -> tuple[str, ...]:
         _short(flavor.active_parameters),
         f"{flavor.vocabulary:,}",
         _yes(flavor.undivided is None),
+        _yes(not flavor.is_tied),
         _yes(flavor.record.huggingface is not None),
     )
 

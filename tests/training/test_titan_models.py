@@ -75,6 +75,10 @@ def test_what_cannot_be_trained_is_refused_with_its_reason(flavor: str, message:
             ["--parallelism.tensor_parallel_degree", "2", "--model.flavor", "gpt_oss/20b"],
             "tensor_parallel_degree 2: flavor gpt_oss/20b has biases whose gradients torchtitan divides wrongly",
         ),
+        (
+            ["--parallelism.pipeline_parallel_degree", "2"],
+            "pipeline_parallel_degree 2: the head of flavor qwen3/debugmodel is its embedding",
+        ),
         (["--fault_tolerance.num_fragments", "99"], "10 modules make 1 to 10 fragments, not 99"),
     ],
 )

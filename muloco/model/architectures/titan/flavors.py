@@ -24,6 +24,8 @@ class Numbers(NamedTuple):
     """Parameters that compute with a token."""
     divisible: bool = True
     """Whether tensor parallelism can divide it."""
+    tied: bool = False
+    """Whether its head is its embedding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,10 @@ class TitanFlavor(Flavor):
     @property
     def active_parameters(self) -> int:
         return self.numbers.active
+
+    @property
+    def is_tied(self) -> bool:
+        return self.numbers.tied
 
     @property
     def one_mask(self) -> bool:

@@ -14,7 +14,7 @@ HEAD = '''"""The sizes of torchtitan's models. Needs nothing but Python.
 Written by `python -m muloco.model.architectures.titan.listing`; a test compares it with the installed torchtitan.
 """
 
-SIZES: dict[str, dict[str, tuple[int, int, int, int, bool]]] = {
+SIZES: dict[str, dict[str, tuple[int, int, int, int, bool, bool]]] = {
 '''
 MIDDLE = '''}
 """The `Numbers` of each size of each model."""

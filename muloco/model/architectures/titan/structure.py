@@ -52,7 +52,14 @@ def structure_of(theirs: ModelSpec) -> Structure:
         fused={pattern: rows for rows, pattern in patterns_of(splits_of(built)).items()},
         divided=_divided(config),
         one_mask=type(built).get_attention_masks is Decoder.get_attention_masks,
-        numbers=Numbers(config.vocab_size, config.max_seq_len, parameters, parameters - idle, not divided_wrongly),
+        numbers=Numbers(
+            vocabulary=config.vocab_size,
+            longest=config.max_seq_len,
+            parameters=parameters,
+            active=parameters - idle,
+            divisible=not divided_wrongly,
+            tied="head" not in by_role,
+        ),
     )
 
 
