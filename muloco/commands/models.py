@@ -7,9 +7,9 @@ from muloco.console import open_console
 
 USAGE = "[-h]"
 DESCRIPTION = """List the values of --model.flavor: all parameters, those that compute with a token (active), the
-entries of the vocabulary, and what is supported. TP: tensor parallelism. PP: pipelines. hub: a run starts from a folder of
-transformers, and is exported to one. All of them can be trained by workers with outer steps, sharded over ranks (FSDP2)
-and replicated."""
+entries of the vocabulary, and what is supported. TP: tensor parallelism. PP: pipelines. hub: a run starts from a folder
+of transformers, and is exported to one. All of them can be trained by workers with outer steps, sharded over ranks
+(FSDP2) and replicated."""
 
 
 def add(commands: Commands) -> None:
