@@ -176,8 +176,8 @@ class InProcessTransport:
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
         pass  # all workers are in this process, so none has to be asked
 
-    def inquire(self, question: str, seconds: float) -> list[bytes]:
-        return []
+    def inquire(self, question: str, seconds: float, workers: Collection[int] | None = None) -> dict[int, bytes]:
+        return {}
 
     def any_rank(self, value: bool) -> bool:
         return value  # nobody is ever left behind here
@@ -198,6 +198,7 @@ class InProcessRound:
         self.strangers: Sequence[str] = ()
         self.cut = False
         self.members = shared.members
+        self.workers: Sequence[int] = shared.members
         self.device = device
         self.wire = torch.device("cpu")  # nothing is sent, so tensors on any device can be exchanged
         self.rank = shared.members.index(worker)

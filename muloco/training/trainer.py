@@ -198,6 +198,8 @@ class MulocoTrainer(Trainer):
             for sync in self.outer.after_inner_step(self.step, last=last):
                 self.metrics_processor.log_sync(self.step, sync)
             self._stops |= self.outer.membership.stops
+            if self._stops or self.step == self.config.training.steps:
+                self.outer.membership.finish()
         if self._stops:
             self._gradients.check(self.step)
             self.checkpointer.ends = True
@@ -283,7 +285,7 @@ class MulocoTrainer(Trainer):
             [LogFile(folder.commits(worker)) for worker in range(config.muloco.workers)],
             worker=config.muloco.fault_tolerance.replica_id,
             attempt=config.metrics.attempt,
-            ask=lambda: transport.inquire(COMMITS, ASK_SECONDS),
+            ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values(),
         )
         run = RunProgress(last_committed_step=lambda: max(self.checkpointer.newest_step() or 0, progress.reached()))
         if self._commits is not None:  # on the first rank, which alone asks for the rounds of the others

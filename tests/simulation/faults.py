@@ -1,23 +1,32 @@
 """Faults, as plain records, and schedules: what is run, and when which fault happens. All follows from a seed."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from random import Random
 
 from muloco.outer.protocol.wire import CUT_OFF
+from tests.simulation.fault import LIGHTHOUSE, Fault
 from tests.simulation.lighthouse import MACHINE
+from tests.simulation.ranks import machine
 from tests.simulation.run import PROGRESS_SECONDS, Outcome, Run
+from tests.simulation.themes import THEMES
 from tests.simulation.toy import Shape
+from tests.simulation.worker import QUORUM_SECONDS
 from tests.simulation.world import Process
 
-LIGHTHOUSE = -1
-"""Stands for the lighthouse in the place of a worker's number."""
+EVERYONE = -2
+"""Stands for all other machines."""
 HEALING_SECONDS = 100.0
 """Time after a disturbance within which workers that have lost each other find each other again."""
 SHORT_SECONDS = 4.0
 """A silence that is shorter than all timeouts is no excuse for anything."""
+THEMED = 0.4
+"""Fraction of the schedules that have a theme, see `tests.simulation.themes`."""
 MESSAGES = ("lost", "late", "doubled", "unanswered", "damaged")
 PHASES = ("open", "headers", "scatter", "gather", "vote", "vote", "vote", "vote", "commit", "join")
+MAJORITIES = 0.25
+"""Share of the schedules in which a round needs more than half of the workers."""
 KINDS = (
     "kill",  # a worker, which starts again after `seconds`, from its `newest` checkpoint, an `old` one or `none`
     "kill",
@@ -35,31 +44,11 @@ KINDS = (
     "lag",  # a worker sees the commit logs of others `amount` seconds late, for `seconds`
     "tail",  # the newest `amount` lines of a worker's commit log are lost, and its process is killed
     "jump",  # the clock of a worker jumps by `amount` seconds
+    "starve",  # the next thread that a worker starts begins `seconds` later
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """A fault, see `KINDS`."""
-
-    kind: str
-    worker: int
-    point: int
-    """It happens when the worker comes to its n-th point, at which it waits or sends, counted from `phase` on."""
-    phase: str = ""
-    """A failpoint of the engine (`muloco.failpoints`); empty: the start."""
-    times: int = 0
-    """How often the worker comes to that failpoint first."""
-    other: int = 0
-    seconds: float = 0.0
-    amount: float = 0
-    detail: str = ""
-
-    def __str__(self) -> str:
-        place = f"after it has come to {self.phase!r} {self.times} times" if self.phase else "from the start"
-        details = {"other": self.other, "seconds": round(self.seconds, 2), "amount": self.amount, "detail": self.detail}
-        rest = ", ".join(f"{name} {value}" for name, value in details.items() if value)
-        return f"{self.kind}, worker {self.worker}, at its point {self.point} {place}{rest and ': '}{rest}"
+REQUESTS = ("stop", "spoil")
+"""What happens to a worker without disturbing it: it is asked to stop, or `amount`, NaN or Inf, gets into its
+parameters."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +68,21 @@ class Schedule:
         at_phase: dict[tuple[str, str, int], list[Fault]] = {}
         for fault in self.faults:
             if fault.phase:
-                at_phase.setdefault((f"m{fault.worker}", f"is at {fault.phase}", fault.times), []).append(fault)
+                at_phase.setdefault(
+                    (machine(fault.worker, fault.rank), f"is at {fault.phase}", fault.times), []
+                ).append(fault)
             else:
-                at_point.setdefault((f"m{fault.worker}", fault.point), []).append(fault)
+                at_point.setdefault((machine(fault.worker, fault.rank), fault.point), []).append(fault)
 
         def on_point(process: Process, what: str) -> None:
-            machine = process.machine
-            points[machine] += 1
+            where = process.machine
+            points[where] += 1
             if what.startswith("is at"):
-                phases[machine, what] += 1
-                for fault in at_phase.pop((machine, what, phases[machine, what]), ()):
-                    at_point.setdefault((machine, points[machine] + fault.point), []).append(fault)
-            for fault in at_point.pop((machine, points[machine]), ()):
-                run.world.tell(process.name, f"{what} (point {points[machine]})")
+                phases[where, what] += 1
+                for fault in at_phase.pop((where, what, phases[where, what]), ()):
+                    at_point.setdefault((where, points[where] + fault.point), []).append(fault)
+            for fault in at_point.pop((where, points[where]), ()):
+                run.world.tell(process.name, f"{what} (point {points[where]})")
                 happen(fault, run)
 
         run.world.on_point = on_point
@@ -102,49 +93,54 @@ class Schedule:
 def happen(fault: Fault, run: Run) -> None:
     """Lets a fault happen now."""
     world, network, ledger = run.world, run.network, run.ledger
-    me, process = f"m{fault.worker}", run.processes.get(fault.worker)
+    me, process = machine(fault.worker, fault.rank), run.process(fault.worker, fault.rank)
     world.seconds = max(world.seconds, world.now + fault.seconds + PROGRESS_SECONDS)
     ledger.quiet = max(ledger.quiet, world.now + fault.seconds)
-    name = f"worker {fault.worker}"
-    silent = fault.kind in ("pause", "cut") and fault.seconds > SHORT_SECONDS
+    ledger.healed = max(ledger.healed, world.now + fault.seconds)
+    name = f"worker {fault.worker}{f' rank {fault.rank}' if fault.rank else ''}"
+    if fault.kind not in REQUESTS:
+        run.troubled = max(run.troubled, world.now + fault.seconds)
+    silent = fault.kind in ("pause", "cut", "starve") and fault.seconds > SHORT_SECONDS
     if silent or fault.detail in ("lost", "late", "unanswered"):
         ledger.disturbed = max(ledger.disturbed, world.now + fault.seconds + HEALING_SECONDS)
     if fault.kind in ("lag", "tail"):
         ledger.forgetful = True
     match fault.kind:
         case "kill":
-            run.kill(fault.worker, restart=fault.seconds, state=fault.detail)
+            run.kill(fault.worker, fault.rank, restart=fault.seconds, state=fault.detail)
         case "tail":
             world.tell("the storage", f"loses the last {fault.amount:.0f} lines of the commit log of {name}")
             run.storage.lose_tail(fault.worker, int(fault.amount))
-            run.kill(fault.worker, restart=fault.seconds, state=fault.detail)
+            run.kill(fault.worker, fault.rank, restart=fault.seconds, state=fault.detail)
         case "pause" if process is not None:
             world.tell(name, f"is stopped for {fault.seconds:.1f} s")
             process.pause()
             world.at(fault.seconds, process.resume)
         case "cut":
-            other = MACHINE if fault.other == LIGHTHOUSE else f"m{fault.other}"
-            both = fault.detail == "both"
+            others, both = _beyond(fault, run.shape), fault.detail == "both"
             world.tell(
                 "the network",
-                f"carries nothing from {me} to {other}{' and back' if both else ''} for {fault.seconds:.1f} s",
+                f"carries nothing from {me} to {', '.join(others)}{' and back' if both else ''} for "
+                f"{fault.seconds:.1f} s",
             )
-            network.cut(me, other, fault.seconds)
-            if both:
-                network.cut(other, me, fault.seconds)
+            for other in others:
+                network.cut(me, other, fault.seconds)
+                if both:
+                    network.cut(other, me, fault.seconds)
         case "reset":
             with_all = fault.detail == "all"
             world.tell("the network", f"breaks the connection of {name} with {'all' if with_all else fault.other}")
-            network.reset(me, None if with_all else f"m{fault.other}")
+            network.reset(me, None if with_all else machine(fault.other, fault.rank))
         case "abort" if process is not None and process.alive:
             world.tell(name, "breaks its connections")
-            if (end := run.workers[fault.worker].wire.end) is not None:
+            program = run.program(fault.worker, fault.rank)
+            if program is not None and (end := program.wire.end) is not None:
                 end.close(CUT_OFF)
         case "message":
             world.tell("the network", f"the next {fault.amount:.0f} messages of {name}: {fault.detail}")
             network.mishaps[me] = [fault.detail] * int(fault.amount)
         case "lighthouse":
-            ledger.scattered = max(ledger.scattered, world.now + fault.seconds + HEALING_SECONDS)
+            ledger.unmet = max(ledger.unmet, world.now + fault.seconds + HEALING_SECONDS)
             run.lighthouse.restart(fault.seconds)
         case "slow":
             world.tell("the lighthouse", f"takes {fault.amount:.1f} s longer for {fault.seconds:.1f} s")
@@ -156,6 +152,27 @@ def happen(fault: Fault, run: Run) -> None:
         case "jump" if process is not None:
             world.tell(name, f"its clock jumps by {fault.amount:.1f} s")
             process.jump += fault.amount
+        case "starve" if process is not None:
+            world.tell(name, f"the next thread that it starts begins {fault.seconds:.1f} s later")
+            process.starved = fault.seconds
+        case "stop" if (program := run.program(fault.worker, fault.rank)) is not None:
+            world.tell(name, "is asked to stop")
+            program.stop_requested = True
+        case "spoil" if (program := run.program(fault.worker, fault.rank)) is not None:
+            world.tell(name, f"gets {fault.amount} into its parameters")
+            program.spoiled = fault.amount
+    for other_ledger in run.ledgers[1:]:
+        other_ledger.heeds(ledger)
+
+
+def _beyond(fault: Fault, shape: Shape) -> list[str]:
+    """Returns the machines from which a fault cuts a rank off."""
+    ranks = [machine(worker, rank) for worker in range(shape.workers) for rank in range(shape.ranks)]
+    if fault.other == EVERYONE:
+        return [other for other in (MACHINE, *ranks) if other != machine(fault.worker, fault.rank)]
+    if fault.other == LIGHTHOUSE:  # only the first rank asks it
+        return [machine(fault.worker) if fault.rank else MACHINE]
+    return [machine(fault.other, fault.rank)]
 
 
 def draw(seed: int, *, workers: int | None = None) -> Schedule:
@@ -169,28 +186,45 @@ def draw(seed: int, *, workers: int | None = None) -> Schedule:
     interval, fragments, delay = random.choice(
         [(1, 1, 0), (2, 1, 0), (2, 1, 0), (3, 1, 0), (2, 1, 1), (3, 1, 1), (2, 2, 0), (3, 2, 0), (4, 2, 1)]
     )
-    chosen = workers or random.choice([2, 3, 3, 3, 4, 5])
+    ranks = random.choice([2, 2, 2, 3]) if random.random() < 0.1 else 1
+    chosen = workers or random.choice([2, 2, 2, 3] if ranks > 1 else [2, 3, 3, 3, 4, 5])
     shape = Shape(
         workers=chosen,
         interval=interval,
         fragments=fragments,
         delay=delay,
-        rounds=random.choice([2, 3, 3, 4]),
+        rounds=random.choice([2, 3] if ranks > 1 else [2, 3, 3, 4]),
         compressed=random.random() < 0.15,
         save_every=random.choice([0, 0, interval, interval + 1]),
+        ranks=ranks,
+        hasty=delay > 0 and random.random() < 0.3,
+        shares=random.random() < 0.1,
     )
+    if random.random() < THEMED:
+        shape, themed = random.choice(THEMES)(random, replace(shape, ranks=1))
+        return Schedule(seed, shape, tuple(themed))
     faults = [_draw_fault(random, shape) for _ in range(random.choice([1, 1, 2, 2, 2, 3, 3, 4]))]
     for index in range(1, len(faults)):
         if random.random() < 0.5 and (phase := faults[index - 1].phase):  # they come together
             point = random.randint(0, 2 + 2 * shape.workers)
             faults[index] = replace(faults[index], phase=phase, times=faults[index - 1].times, point=point)
+    if random.random() < 0.15:
+        faults[-1] = _draw_request(random, faults[-1])
+    if random.random() < MAJORITIES:
+        shape = replace(shape, least=shape.workers // 2 + 1)
     return Schedule(seed, shape, tuple(faults))
+
+
+def _draw_request(random: Random, at: Fault) -> Fault:
+    """Draws what happens to a worker without disturbing it, in place of a fault."""
+    kind, amount = random.choice([("stop", 0.0), ("spoil", math.nan), ("spoil", math.inf)])
+    return replace(at, kind=kind, seconds=0.0, amount=amount, detail="", other=0)
 
 
 def _draw_fault(random: Random, shape: Shape) -> Fault:
     kind, worker = random.choice(KINDS), random.randrange(shape.workers)
     expected = 60 + 55 * shape.rounds * shape.fragments + 12 * shape.workers * shape.rounds * shape.fragments
-    fault = Fault(kind=kind, worker=worker, point=random.randrange(1, expected))
+    fault = Fault(kind=kind, worker=worker, point=random.randrange(1, expected), rank=random.randrange(shape.ranks))
     if random.random() < 0.7:
         phase, times = random.choice(PHASES), random.randint(1, shape.rounds * shape.fragments)
         fault = replace(fault, phase=phase, times=times, point=random.randint(0, 2 + 2 * shape.workers))
@@ -201,13 +235,16 @@ def _draw_fault(random: Random, shape: Shape) -> Fault:
         case "tail":
             return replace(fault, seconds=short, amount=random.randint(1, 3), detail="newest")
         case "cut":
-            others = [other for other in range(LIGHTHOUSE, shape.workers) if other != worker]
+            least = EVERYONE if shape.ranks > 1 else LIGHTHOUSE
+            others = [other for other in range(least, shape.workers) if other != worker]
             return replace(fault, other=random.choice(others), seconds=short, detail=random.choice(["", "both"]))
         case "message":
             return replace(fault, amount=random.randint(1, 4), detail=random.choice((*MESSAGES, "damaged")))
         case "reset":
             other = random.choice([other for other in range(shape.workers) if other != worker])
             return replace(fault, other=other, detail=random.choice(["", "", "all"]))
+        case "lighthouse" if random.random() < 0.15:
+            return replace(fault, seconds=random.uniform(QUORUM_SECONDS, 1.5 * QUORUM_SECONDS))
         case "slow":
             return replace(fault, seconds=short, amount=random.uniform(0.5, 8.0))
         case "lag":

@@ -22,6 +22,10 @@ NEXT_COMMIT_SECONDS = 60.0
 """Longest time from the end of all faults, or from a commit, to the next one."""
 
 
+LONGEST_ABSENCE_SECONDS = 25.0
+"""Longest time from the end of all faults during which the others go on without a worker that lives."""
+
+
 @dataclass(eq=False)
 class Node:
     """A state of the run."""
@@ -42,6 +46,8 @@ class Node:
     time: float = 0.0
     """When a worker has committed it first."""
     digest: int | None = None
+    lone: bool = False
+    """Whether a worker that found no others has made it, to save its state: the run has not come to it."""
 
     @property
     def rounds(self) -> int:
@@ -100,7 +106,9 @@ class View:
     sends_after: int | None = None
     """The step of the round in which it offers a window; None: it offers none."""
     opened: float = 0.0
-    """When it has last begun to meet the others for a round."""
+    """When it has last met others for a round, or begun to meet them."""
+    took_part: float = 0.0
+    """When it has begun, or was last known to the others."""
 
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
@@ -116,13 +124,16 @@ class Ledger:
     """
 
     shape: Shape
+    rank: int = 0
+    """Which rank of the workers it is about: the same rank of all of them has a state of its own."""
     attempt: int = 1
     disturbed: float = -1.0
     """Time until which workers may not hear each other, so that one may go on without the others for one round."""
-    scattered: float = -1.0
-    """Time until which a restarted lighthouse may not know of all workers, so that one may go on without the others,
-    and these may give up the run (a limitation of the engine: who meets fewer others does not ask those that are
-    missing)."""
+    unmet: float = -1.0
+    """Time until which the lighthouse may answer some workers and not others, so that rounds may fail by timeouts."""
+    torn: bool = False
+    """Whether a round was committed by some of its members and given up by others, which had lost contact in the
+    vote."""
     forgetful: bool = False
     """Whether storage may have lost or hidden what was committed."""
     views: list[View] = field(default_factory=list)
@@ -135,6 +146,8 @@ class Ledger:
     """Time from which on no fault lasts; or of the last commit, if this is later."""
     longest: float = 0.0
     """Longest time until the next commit, while no fault lasted."""
+    healed: float = 0.0
+    """Time from which on no fault lasts."""
 
     def __post_init__(self) -> None:
         zero = start().astype(numpy.float64)
@@ -150,16 +163,23 @@ class Ledger:
             view = saved.copy(process)
         self.views = [v for v in self.views if v.process is not None and v.process.alive]
         self.views.append(view)
+        view.took_part = process.world.now
         return view
 
-    def inner_step(self, view: View, step: int, position: int, sends: list[int]) -> None:
+    def heeds(self, other: "Ledger") -> None:
+        """Takes over from the ledger of another rank what faults excuse."""
+        self.attempt, self.forgetful = other.attempt, other.forgetful
+        self.disturbed, self.unmet, self.healed = other.disturbed, other.unmet, other.healed
+        self.torn |= other.torn
+        self.quiet = max(self.quiet, other.quiet)
+
+    def inner_step(self, view: View, step: int, position: int, sends: list[int], spoiled: float | None = None) -> None:
         """A worker takes an inner step with the data at a position, and then sends fragments."""
-        change = drift(view.worker, position)
+        change = drift(view.worker, position, self.rank, spoiled)
         for window, place in zip(view.windows, fragment_places(self.shape.fragments), strict=True):
             window.total += change[place]
             window.steps += 1
             window.end = position + 1
-        view.sends_after = step if sends else view.sends_after
         for fragment in sends:
             window = view.windows[fragment]
             kept = Sent(replace(window, total=window.total.copy()), view.node, view)
@@ -173,8 +193,10 @@ class Ledger:
         if node is None:
             raise Violation(f"worker {view.worker} has taken over a state that no worker had")
         self._compare(view, node, anchor, digest)
-        if now > max(self.disturbed, self.scattered):
+        if now > self.disturbed:
             self._check_missed(view, node)
+            if view.started:
+                raise Violation(f"worker {view.worker} lives and hears the others, and has lost its window")
         view.node, view.started, view.joined, view.sends_after = node, True, True, None
         self._new_windows(view, position)
 
@@ -195,11 +217,13 @@ class Ledger:
             node = self._child(view, committed, now)
             self.nodes[committed.commit_hash] = node
             self.commits += 1
+            self._check_absent(committed, now)
         elif node.parent is None or node.parent.last_round is not view.node.last_round:
             raise Violation(f"worker {view.worker} has applied the round after step {node.step} to another anchor")
         elif dict(node.weights) != committed.weights:
             raise Violation(f"the members of a round disagree on its weights: {node.weights}, {committed.weights}")
-        taken_over = view.joined and not created  # a round that was in flight when it joined
+        # a round that was in flight when it joined; that of a worker that was alone nobody may have applied yet
+        taken_over = view.joined and (not created or len(committed.weights) == 1)
         if committed.fragment is not None and view.worker not in committed.weights and not taken_over:
             raise Violation(f"worker {view.worker} has applied a round without being a leader of it")
         self._compare(view, node, anchor, digest)
@@ -216,8 +240,12 @@ class Ledger:
         if self.longest > NEXT_COMMIT_SECONDS:
             raise Violation(f"after the last fault had passed, the next commit took {self.longest:.0f} s")
 
+    def offers(self, view: View, step: int) -> None:
+        """A worker begins the round of a window that it has sent after a step."""
+        view.sends_after = step
+
     def opens(self, process: Process, now: float) -> None:
-        """A process begins to meet the others for a round."""
+        """A process begins to meet the others for a round, or has met them."""
         for view in self.views:
             if view.process is process:
                 view.opened = now
@@ -236,8 +264,8 @@ class Ledger:
         """A worker says that nobody holds the newest state of the run."""
         nodes = [node for node in self.nodes.values() if node.attempt == self.attempt and node.fragment is not None]
         newest = max((node.rounds for node in nodes), default=0)
-        holders = [v.worker for v in self.views if self._lives(v) and v.started and v.node.rounds >= newest]
-        if holders and now > max(self.disturbed, self.scattered):
+        holders = [v.worker for v in self.views if self.lives(v) and v.started and v.node.rounds >= newest]
+        if holders and now > self.disturbed:
             raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
 
     def _child(self, view: View, committed: Any, now: float) -> Node:
@@ -251,6 +279,8 @@ class Ledger:
             mean = numpy.zeros(len(place))
             for worker, weight in committed.weights.items():
                 window = self._window(worker, committed, parent, weight)
+                if not numpy.isfinite(window.total).all():
+                    raise Violation(f"the round after step {committed.step} counts NaN or Inf of worker {worker}")
                 mean -= weight / total * window.total
                 self._check_data(worker, fragment, window, taken)
                 taken[worker, fragment] = window.end
@@ -297,7 +327,7 @@ class Ledger:
     def _check_newest(self, view: View, committed: Any) -> None:
         """The leaders of a round must not have missed one that was committed before they opened it."""
         for node in self.nodes.values():
-            if node.attempt != self.attempt or node.fragment is None or node.time >= view.opened:
+            if node.attempt != self.attempt or node.fragment is None or node.time >= view.opened or node.lone:
                 continue
             same = (node.step, node.fragment) == (committed.step, committed.fragment)
             passed = node.step > committed.step or (same and not set(node.weights) & set(committed.weights))
@@ -310,7 +340,7 @@ class Ledger:
     def _check_forks(self, view: View, now: float) -> None:
         """All workers that live have the same history, as far as they have come."""
         for other in self.views:
-            if other is view or not other.started or not self._lives(other):
+            if other is view or not other.started or not self.lives(other):
                 continue
             mine, theirs = view.node, other.node
             if mine.is_ancestor_of(theirs) or theirs.is_ancestor_of(mine):
@@ -320,11 +350,20 @@ class Ledger:
                 assert common.parent is not None
                 common = common.parent
             rounds = mine.rounds - common.rounds, theirs.rounds - common.rounds
-            if min(rounds) > (0 if now > max(self.disturbed, self.scattered) else 1):
+            together = not self.torn if self.shape.needs_majority else now > self.disturbed
+            if min(rounds) > (0 if together else 1):
                 raise Violation(
                     f"workers {view.worker} and {other.worker} both live, and have gone on apart since the state of "
                     f"step {common.step}, for {rounds[0]} and {rounds[1]} rounds"
                 )
+
+    def _check_absent(self, committed: Any, now: float) -> None:
+        """Whoever lives takes part in a round, or learns of it, unless it comes late once."""
+        for view in self.views:
+            if not self.lives(view) or view.worker in (*committed.weights, *committed.behind):
+                view.took_part = now
+            elif (absent := now - max(view.took_part, self.healed)) > LONGEST_ABSENCE_SECONDS:
+                raise Violation(f"worker {view.worker} lives, and has taken no part for {absent:.0f} s")
 
     def _check_missed(self, view: View, node: Node | None) -> None:
         """Whoever was in a round and lives has committed it, if anybody has."""
@@ -337,7 +376,8 @@ class Ledger:
                 )
             node = node.parent
 
-    def _lives(self, view: View) -> bool:
+    def lives(self, view: View) -> bool:
+        """Whether the process of a view runs."""
         return view.process is not None and view.process.alive and not view.process.paused
 
     def _compare(self, view: View, node: Node, anchor: numpy.ndarray, digest: int) -> None:

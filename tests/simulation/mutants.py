@@ -10,10 +10,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -38,14 +38,14 @@ class Found:
     found_by: str
     """How the schedule has failed, without numbers; empty: none has failed."""
     schedules: int
-    """How many have run."""
+    """How many, from the first seed on, are enough; or how many have run without a failure."""
     seed: int | None
     """Of the schedule that has failed."""
     seconds: float
     commit: str
 
 
-def hunt(mutant: Mutant, first: int, schedules: int) -> Found:
+def hunt(mutant: Mutant, first: int, schedules: int, hint: int | None = None) -> Found:
     """Runs schedules of consecutive seeds with a mutant until one fails that does not fail without it; and if none
     does, those in which the simulation has found mistakes of the engine.
 
@@ -53,12 +53,14 @@ def hunt(mutant: Mutant, first: int, schedules: int) -> Found:
         mutant: the mistake.
         first: the first seed.
         schedules: most schedules.
+        hint: a seed that is tried before the others, if it is one of them.
     """
-    started, seed, end = time.monotonic(), first, first + schedules
+    started, end = time.monotonic(), first + schedules
+    seeds = [*([hint] if hint in range(first, end) else []), *range(first, end)]
     with tempfile.TemporaryDirectory() as folder:
         plant(mutant, Path(folder))
-        while (failed := _first_failure(Path(folder), seed, end))[0] is not None and fails_anyway(failed[0]):
-            seed = failed[0] + 1
+        while (failed := _first_failure(Path(folder), seeds))[0] is not None and fails_anyway(failed[0]):
+            seeds = seeds[seeds.index(failed[0]) + 1 :]
     return Found(
         mutant=mutant.name,
         found_by=failed[1],
@@ -76,12 +78,13 @@ def plant(mutant: Mutant, folder: Path) -> None:
     file.write_text(mutant.applied(file.read_text()))
 
 
-def _first_failure(folder: Path, first: int, end: int) -> tuple[int | None, str]:
-    """Returns the first seed at which the package in a folder fails, and how it fails. Without a seed it fails in a
-    schedule of `FOUND`; then without text it does not fail."""
-    program = f"from tests.simulation.mutants import run_here; run_here({first}, {end})"
+def _first_failure(folder: Path, seeds: Sequence[int]) -> tuple[int | None, str]:
+    """Returns the first of the seeds at which the package in a folder fails, and how it fails. Without a seed it fails
+    in a schedule of `FOUND`; then without text it does not fail."""
+    program = "import json, sys; from tests.simulation.mutants import run_here; run_here(json.load(sys.stdin))"
     run = subprocess.run(
         [sys.executable, "-c", program],
+        input=json.dumps(seeds),
         cwd=folder,
         env=os.environ | {"PYTHONPATH": f"{folder}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -97,13 +100,13 @@ def _first_failure(folder: Path, first: int, end: int) -> tuple[int | None, str]
     return seed, how
 
 
-def run_here(first: int, end: int) -> None:
-    """Runs schedules with the package in the working folder until one fails. Prints the seed before each of them, and
-    at the end that of the one that fails, and how it fails."""
+def run_here(seeds: Sequence[int]) -> None:
+    """Runs the schedules of seeds with the package in the working folder until one fails. Prints each seed before its
+    schedule, and at the end that of the one that fails, and how it fails."""
     import muloco
 
     assert Path(muloco.__file__).is_relative_to(Path.cwd()), "this is another copy of the package"
-    for seed in range(first, end):
+    for seed in seeds:
         _say(seed, "")
         if how := _fails(draw(seed)):
             return _say(seed, how)
@@ -132,10 +135,12 @@ def fails_anyway(seed: int) -> bool:
         return draw(seed).run().failure is not None
 
 
-def hunt_all(mutants: Sequence[Mutant], first: int, schedules: int, jobs: int) -> Iterator[Found]:
+def hunt_all(
+    mutants: Sequence[Mutant], first: int, schedules: int, jobs: int, hints: Mapping[str, int | None]
+) -> Iterator[Found]:
     """Yields what has come of each mutant."""
     with ThreadPoolExecutor(jobs) as pool:
-        yield from pool.map(partial(hunt, first=first, schedules=schedules), mutants)
+        yield from pool.map(lambda mutant: hunt(mutant, first, schedules, hints.get(mutant.name)), mutants)
 
 
 @cache
@@ -147,13 +152,18 @@ def commit() -> str:
     return told.stdout.strip()
 
 
-def record(found: Found, path: Path) -> None:
-    """Writes what has come of a mutant into a file, beside what it has of others."""
-    held: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"mutants": []}
-    rows = {row["mutant"]: row for row in held["mutants"]} | {found.mutant: asdict(found)}
+def recorded(path: Path) -> dict[str, dict[str, Any]]:
+    """Returns what a file has of each mutant."""
+    return {row["mutant"]: row for row in json.loads(path.read_text())["mutants"]} if path.exists() else {}
+
+
+def record(rows: Mapping[str, dict[str, Any]], path: Path) -> None:
+    """Writes what has come of mutants into a file. It names one commit if all were hunted at the same one."""
+    commits = sorted({row["commit"] for row in rows.values()})
     told = {
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
-        "command": f"python -m tests.simulation.mutants {' '.join(sys.argv[1:])}",
+        "command": f"python -m tests.simulation.mutants {' '.join(sys.argv[1:])}".strip(),
+        "commit": ", ".join(commits),
         "mutants": [rows[name] for name in MUTANTS if name in rows],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -177,13 +187,15 @@ def main() -> int:
             sys.stdout.write(f"{mutant.name:<32} {mutant.wrong}\n")
         return 0
     sys.stdout.write(f"{'mutant':<32} {'schedules':>9} {'seed':>6} {'seconds':>8}  found by\n")
-    surprising = 0
-    for found in hunt_all(chosen, args.first, args.schedules, args.jobs):
+    surprising, rows = 0, recorded(RESULTS)
+    hints = {name: row["seed"] for name, row in rows.items()}
+    for found in hunt_all(chosen, args.first, args.schedules, args.jobs, hints):
         seed = "" if found.seed is None else found.seed
         how = found.found_by or f"nothing; {MUTANTS[found.mutant].survives or 'this is not expected'}"
         sys.stdout.write(f"{found.mutant:<32} {found.schedules:>9} {seed:>6} {found.seconds:>8.1f}  {how}\n")
         sys.stdout.flush()
-        record(found, RESULTS)
+        rows[found.mutant] = asdict(found)
+        record(rows, RESULTS)
         surprising += not found.found_by and not MUTANTS[found.mutant].survives
     return int(surprising > 0)
 

@@ -11,8 +11,12 @@ import torch
 from muloco import errors, failpoints
 from muloco.outer.protocol.authentication import Key
 from tests.simulation.invariants import Ledger, Violation
+from tests.simulation.knowledge import Knowledge
 from tests.simulation.lighthouse import Lighthouse
 from tests.simulation.network import Network
+from tests.simulation.poison import Poison
+from tests.simulation.ranks import Ranks, machine
+from tests.simulation.stops import Stops
 from tests.simulation.storage import Storage
 from tests.simulation.toy import Shape
 from tests.simulation.watch import Watch
@@ -21,8 +25,10 @@ from tests.simulation.worker import BEAT_SECONDS, EXCHANGE_SECONDS, STRAGGLER_SE
 from tests.simulation.world import Killed, Process, World
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
-LAST_SECONDS = 60.0
+LAST_SECONDS, FAILURE_SECONDS = 60.0, 3.0
 """See `muloco.launch.pool`."""
+CALM_SECONDS = 20.0
+"""Time after a fault within which workers that were killed or cut off are members again."""
 PROGRESS_SECONDS = 400.0
 """A run is over this long after the last fault has passed."""
 
@@ -35,7 +41,7 @@ class Outcome:
     """How a run has ended."""
 
     end: str
-    """`done`, `lost` (nobody holds the state of the run any more), or `failed`."""
+    """`done`, `lost` (nobody holds the state of the run any more), `failed as defined` (NaN or Inf), or `failed`."""
     failure: BaseException | None
     story: list[tuple[float, str, str]]
     points: dict[str, int]
@@ -61,14 +67,21 @@ class Run:
         self.world = World(seed)
         self.network = Network(self.world)
         self.storage = Storage()
-        self.ledger = Ledger(shape)
-        self.watch = Watch(self.ledger, EXCHANGE_SECONDS)
+        self.ledgers = [Ledger(shape, rank) for rank in range(shape.ranks)]
+        self.ledger = self.ledgers[0]
+        self.watches = [Watch(ledger, EXCHANGE_SECONDS) for ledger in self.ledgers]
+        self.knowledge = Knowledge(self.network, self.storage)
+        self.stops, self.poison = Stops(), Poison()
+        self.troubled = -CALM_SECONDS
+        """Time at which the last fault that may disturb workers has passed."""
         self.key = Key(b"the secret of a simulated run")
         self.attempt = 1
         self.end = ""
-        self.processes: dict[int, Process] = {}
-        self.workers: dict[int, SimulatedWorker] = {}
-        self.lighthouse = Lighthouse(self.network, least=1, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS)
+        self.ranks: dict[int, Ranks] = {}
+        """The ranks of each worker."""
+        self.lighthouse = Lighthouse(
+            self.network, least=shape.least, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS
+        )
         self._back_off = dict.fromkeys(range(shape.workers), FIRST_BACK_OFF)
         self._done = False
         self._restarting = 0
@@ -80,47 +93,74 @@ class Run:
         self._restarting += 1
         self.world.at(after, partial(self._start, worker, state, self.attempt))
 
-    def kill(self, worker: int, *, restart: float, state: str) -> None:
-        """Kills a worker's process, which is started again after so many seconds."""
-        process = self.processes.get(worker)
-        if process is not None and process.alive:
+    def kill(self, worker: int, rank: int, *, restart: float, state: str) -> None:
+        """Kills a worker's process, that of a rank, with which the others end. They are started again after so many
+        seconds."""
+        process = self.process(worker, rank)
+        if process is not None and process.alive and not self.ranks[worker].ending:
             self.world.tell(process.name, f"is killed; it starts again in {restart:.1f} s with {state} state")
             process.kill()
-            self._start_again(worker, restart, state)
+            self._start_again(worker, self.ranks[worker].end() + restart, state)
+
+    def process(self, worker: int, rank: int) -> Process | None:
+        """Returns the last process of a rank of a worker."""
+        return self.ranks[worker].processes[rank] if worker in self.ranks else None
+
+    def program(self, worker: int, rank: int) -> SimulatedWorker | None:
+        """Returns the program of a rank of a worker, if it has begun."""
+        return self.ranks[worker].programs.get(rank) if worker in self.ranks else None
+
+    def is_calm(self) -> bool:
+        """Whether no fault disturbs workers now, or has done so a short while ago."""
+        return self.world.now > max(self.ledger.disturbed, self.ledger.unmet, self.troubled + CALM_SECONDS)
 
     def _start(self, worker: int, state: str, attempt: int) -> None:
         self._restarting -= 1
         if attempt != self.attempt or self._done:
             self._look_for_end()
             return
-        process = Process(self.world, f"worker {worker}", f"m{worker}")
-        self.processes[worker] = process
-        self.world.spawn(process, partial(self._main, worker, process, state), "main")
+        processes = [
+            Process(self.world, f"worker {worker}{f' rank {rank}' if rank else ''}", machine(worker, rank))
+            for rank in range(self.shape.ranks)
+        ]
+        self.ranks[worker] = ranks = Ranks(self.network, self.lighthouse, self.ledger, worker, processes)
+        parts = {(worker, rank) for rank in range(self.shape.ranks)}
+        steps = [step for step in self.storage.whole if parts <= set(self.storage.checkpoints[step])]
+        steps = {"newest": steps[-1:], "old": steps[:-1][-1:], "none": []}[state]
+        for rank, process in enumerate(processes):
+            self.world.spawn(process, partial(self._main, worker, ranks, rank, steps[0] if steps else None), "main")
 
-    def _main(self, worker: int, process: Process, state: str) -> None:
-        status, reason = 0, ""
+    def _main(self, worker: int, ranks: Ranks, rank: int, step: int | None) -> None:
+        status, reason, process = 0, "", ranks.processes[rank]
         try:
-            steps = [step for step in self.storage.whole if worker in self.storage.checkpoints[step]]
-            steps = {"newest": steps[-1:], "old": steps[:-1][-1:], "none": []}[state]
-            saved = self.storage.checkpoints[steps[0]][worker] if steps else None
-            how = f"with the checkpoint of step {steps[0]}" if steps else "afresh"
+            saved = None if step is None else self.storage.checkpoints[step][worker, rank]
+            how = "afresh" if step is None else f"with the checkpoint of step {step}"
             self.world.tell(process.name, f"starts {how}")
-            self.workers[worker] = program = SimulatedWorker(self, worker, process)
+            ranks.programs[rank] = program = SimulatedWorker(self, worker, ranks, rank)
             program.train(saved)
         except (Killed, Violation):
             raise
         except Exception as error:
             status, reason = errors.exit_status(error), f"{type(error).__name__}: {error}"
-            if status in errors.LASTING:
+            if status in errors.LASTING and not self.poison.is_defined(error, self.ledgers[rank]):
                 raise
         self.world.here()
         self.world.tell(process.name, f"ends with status {status}{reason and ': '}{reason}")
         process.kill()
-        self.world.at(0.0, partial(self._ended, worker, status))
+        ranks.statuses[rank] = status
+        if status and not ranks.ending:
+            self.world.at(ranks.end(), lambda: self._ended(worker, ranks.status()))
+        elif not ranks.ending and len(ranks.statuses) == len(ranks.processes):
+            self.world.at(0.0, partial(self._ended, worker, 0))
 
     def _ended(self, worker: int, status: int) -> None:
         """The supervisor notices that a process has ended by itself."""
-        if status == errors.AttemptFailed.exit_status and not self._done:
+        if status == errors.RunFailed.exit_status:
+            self.poison.ended(self, worker)
+            if not self.end:
+                self.end, self._done = "failed as defined", True
+                self.world.at(FAILURE_SECONDS, lambda: self._stop(self.end))
+        elif status == errors.AttemptFailed.exit_status and not self._done:
             self.ledger.is_lost(self.world.now)
             self._resume()
         elif status == 0:
@@ -140,23 +180,30 @@ class Run:
 
     def _resume(self) -> None:
         """Begins another attempt at the run from its newest checkpoint, if there is one."""
-        for process in self.processes.values():
-            process.kill()
+        for ranks in self.ranks.values():
+            for process in ranks.processes:
+                process.kill()
         if self.storage.newest() is None:
             self._stop("lost")
             return
         self.attempt += 1
-        self.ledger.attempt = self.attempt
+        for ledger in self.ledgers:
+            ledger.attempt = self.attempt
         self.world.tell("the supervisor", f"begins attempt {self.attempt} from step {self.storage.newest()}")
         for worker in range(self.shape.workers):
             self.start(worker, after=self.world.random.uniform(1.0, 2.0))
 
     def _look_for_end(self) -> None:
-        if not self._restarting and not any(process.alive for process in self.processes.values()):
+        processes = [process for ranks in self.ranks.values() for process in ranks.processes]
+        if not self._restarting and not any(process.alive for process in processes):
             self._stop("done")
 
     def _stop(self, end: str) -> None:
         self.end = self.end or end
+        if self.end == "done":
+            self.stops.check_end(self)
+            self._check_hanging()
+        self.poison.check_end()
         self.world.stop()
 
     def carry_out(self, *, told: bool = False) -> Outcome:
@@ -188,15 +235,26 @@ class Run:
 
     def _too_much(self) -> Violation | None:
         """Whether the memory that the protocol has used is not bounded."""
-        most = 4 * self.shape.workers  # entries of two groups: the present one, and one that was not cleared
+        most = (
+            4 * self.shape.workers * self.shape.ranks
+        )  # entries of two groups: the present one, and one that was not cleared
         for address, store in self.network.stores.items():
             if len(store.values) > most and store.process.alive:
                 return Violation(f"the store at {address} holds {len(store.values)} entries")
-        for worker, program in self.workers.items():
-            sizes = program.remembered()
-            if max(sizes) > MOST_REMEMBERED:
-                return Violation(f"worker {worker} remembers {sizes} rounds, questions and tasks")
+        for worker, ranks in self.ranks.items():
+            for program in ranks.programs.values():
+                sizes = program.remembered()
+                if max(sizes) > MOST_REMEMBERED:
+                    return Violation(f"worker {worker} remembers {sizes} rounds, questions and tasks")
         return None
+
+    def _check_hanging(self) -> None:
+        """Whether workers still run long after others have ended, though nothing has disturbed them. Fewer than make a
+        round cannot meet any more: the pool ends them."""
+        left = [worker for worker, ranks in self.ranks.items() if any(process.alive for process in ranks.processes)]
+        long_healed = self.world.now > max(self.ledger.healed, self.ledger.disturbed) + LAST_SECONDS
+        if len(left) >= self.shape.least and (self.is_calm() or long_healed):
+            raise Violation(f"workers {left} still run when all others have long been done")
 
 
 @contextlib.contextmanager
@@ -205,8 +263,9 @@ def _failpoints(run: Run) -> Iterator[None]:
 
     def listen(failpoint: str) -> None:
         run.world.point(f"is at {failpoint}")
-        if failpoint == "open":
-            run.ledger.opens(run.world.here().process, run.world.now)
+        if failpoint in ("open", "headers"):  # it looks for the others, and it has met some
+            for ledger in run.ledgers:
+                ledger.opens(run.world.here().process, run.world.now)
 
     failpoints.on_hit(listen)
     try:

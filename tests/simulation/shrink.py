@@ -1,5 +1,6 @@
 """The shortest schedule that fails in the same way as a given one."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,11 +42,21 @@ def _shorter(schedule: Schedule) -> Iterator[Schedule]:
     for index in range(len(faults)):
         yield replace(schedule, faults=faults[:index] + faults[index + 1 :])
     named = [number for fault in faults for number in (fault.worker, fault.other)]
-    if shape.workers > max(2, 1 + max(named, default=0)):
+    if shape.workers > max(2, shape.least, 1 + max(named, default=0)):
         yield replace(schedule, shape=replace(shape, workers=shape.workers - 1))
     if shape.rounds > 1:
         yield replace(schedule, shape=replace(shape, rounds=shape.rounds - 1))
-    for change in ({"compressed": False}, {"save_every": 0}, {"fragments": 1}, {"delay": 0}, {"interval": 1}):
+    if shape.ranks > 1 + max((fault.rank for fault in faults), default=0):
+        yield replace(schedule, shape=replace(shape, ranks=shape.ranks - 1))
+    for change in (
+        {"compressed": False},
+        {"hasty": False},
+        {"shares": False},
+        {"save_every": 0},
+        {"fragments": 1},
+        {"delay": 0},
+        {"interval": 1},
+    ):
         simpler = replace(shape, **change)
         if simpler != shape and simpler.interval > simpler.delay * simpler.fragments:
             yield replace(schedule, shape=simpler)
@@ -56,6 +67,6 @@ def _shorter(schedule: Schedule) -> Iterator[Schedule]:
                 yield replace(schedule, faults=(*faults[:index], earlier, *faults[index + 1 :]))
         for name in ("seconds", "amount"):
             value = getattr(fault, name)
-            if value > 1:
+            if 1 < value < math.inf:
                 rounded = replace(fault, **{name: float(int(value // 1.5))})
                 yield replace(schedule, faults=(*faults[:index], rounded, *faults[index + 1 :]))

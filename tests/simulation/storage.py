@@ -16,8 +16,8 @@ class Storage:
     """The entries of each worker's log, with the time of each."""
     lags: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Until when a machine sees the logs of others late, and by how many seconds."""
-    checkpoints: dict[int, dict[int, Any]] = field(default_factory=dict)
-    """By step and worker, what each worker has saved of itself."""
+    checkpoints: dict[int, dict[tuple[int, int], Any]] = field(default_factory=dict)
+    """By step, worker and rank, what each rank has saved of itself."""
     whole: list[int] = field(default_factory=list)
     """Steps of the checkpoints that are whole, in ascending order."""
 
@@ -26,11 +26,11 @@ class Storage:
         log = self.logs.get(worker, [])
         del log[max(0, len(log) - entries) :]
 
-    def save(self, step: int, worker: int, state: Any, members: list[int]) -> None:
-        """Saves a worker's part of a checkpoint, which is whole once the parts of all members are there."""
+    def save(self, step: int, part: tuple[int, int], state: Any, needed: list[tuple[int, int]]) -> None:
+        """Saves a part of a checkpoint, that of a worker's rank. It is whole once all parts that it needs are there."""
         parts = self.checkpoints.setdefault(step, {})
-        parts[worker] = state
-        if set(members) <= set(parts) and step not in self.whole:
+        parts[part] = state
+        if set(needed) <= set(parts) and step not in self.whole:
             self.whole = sorted([*self.whole, step])
 
     def newest(self) -> int | None:

@@ -85,6 +85,10 @@ class StoreClient:
 
         self._ask(forget, KEEP_ALIVE_SECONDS)
 
+    def count(self, prefix: str) -> int:
+        """Returns how many keys begin with a prefix, as nobody in the simulated world can know; none if it has gone."""
+        return sum(key.startswith(prefix) for key in self._store.values) if self._store.process.alive else 0
+
     def _ask(self, query: Callable[[], Any], seconds: float) -> Any:
         """Returns the result of a query once it is true; None if it is not within so many seconds.
 

@@ -10,9 +10,11 @@ def tell(schedule: Schedule, outcome: Outcome) -> Iterator[str]:
     """Yields the lines of the story of a run: what was run, what has happened, and how it has ended."""
     shape = schedule.shape
     yield (
-        f"Seed {schedule.seed}: {shape.workers} workers take {shape.steps} inner steps, H = {shape.interval}, "
+        f"Seed {schedule.seed}: {shape.workers} workers{f' of {shape.ranks} ranks' if shape.ranks > 1 else ''} take "
+        f"{shape.steps} inner steps, H = {shape.interval}, "
         f"fragments = {shape.fragments}, tau = {shape.delay}"
         f"{', 4-bit with error feedback' if shape.compressed else ''}"
+        f"{f', at least {shape.least} workers' if shape.least > 1 else ''}"
         f"{f', a checkpoint every {shape.save_every} steps' if shape.save_every else ''}."
     )
     for number, fault in enumerate(schedule.faults, 1):
@@ -33,5 +35,9 @@ def tell(schedule: Schedule, outcome: Outcome) -> Iterator[str]:
     if outcome.failure is not None:
         yield f"It has failed: {type(outcome.failure).__name__}: {outcome.failure}"
     else:
-        how = "all that was left is done" if outcome.end == "done" else "nobody holds the state of the run any more"
+        how = {
+            "done": "all that was left is done",
+            "lost": "nobody holds the state of the run any more",
+            "failed as defined": "a pseudogradient that is not finite ends all workers",
+        }[outcome.end]
         yield f"It has ended after {outcome.seconds:.1f} simulated seconds: {how}."

@@ -40,6 +40,41 @@ FOUND = {
             Fault(kind="pause", worker=1, point=1, phase="commit", times=1, seconds=6.0),
         ),
     ),
+    "a rank whose exchange had failed kept others waiting, which other ranks of its worker waited for": Schedule(
+        208,
+        Shape(workers=2, interval=1, rounds=1, ranks=2),
+        (Fault(kind="message", worker=0, point=1, phase="vote", times=1, amount=4, detail="damaged"),),
+    ),
+    "the first worker at a restarted lighthouse went on alone, and the others lost their windows": Schedule(
+        2,
+        Shape(workers=3, interval=1, rounds=4),
+        (Fault(kind="lighthouse", worker=2, point=1, phase="commit", times=2, seconds=2.0),),
+    ),
+    "workers that were left behind gave up the run, though another one went on with it": Schedule(
+        339,
+        Shape(workers=3, interval=4, fragments=2, delay=1, rounds=2),
+        (
+            Fault(kind="lighthouse", worker=2, point=1, phase="commit", times=2, seconds=34.01010629218584),
+            Fault(kind="lighthouse", worker=2, point=1, phase="vote", times=1, seconds=1.0596547210744451),
+        ),
+    ),
+    "a restarted lighthouse repeated a number, and a worker said that a committed round had failed": Schedule(
+        22390,
+        Shape(workers=3, interval=1, rounds=2),
+        (
+            Fault(kind="lighthouse", worker=1, point=3, phase="open", times=2, seconds=1.0),
+            Fault(kind="lighthouse", worker=1, point=1, phase="headers", times=1, seconds=0.25786144425368557),
+            Fault(kind="kill", worker=1, point=2, phase="open", times=2, seconds=0.2930813518903358, detail="none"),
+        ),
+    ),
+    "the time for which a sync waits for missing workers went on while the lighthouse was away": Schedule(
+        10857,
+        Shape(workers=3, interval=3, fragments=2, rounds=3),
+        (
+            Fault(kind="lighthouse", worker=1, point=1, phase="commit", times=5, seconds=18.079018656970657),
+            Fault(kind="lighthouse", worker=2, point=1, phase="commit", times=4, seconds=2.4213202102521514),
+        ),
+    ),
 }
 
 

@@ -3,11 +3,12 @@
 import pytest
 
 from tests.covering import full
-from tests.simulation.mutants import ROOT, hunt, plant
+from tests.simulation.mutants import RESULTS, ROOT, hunt, plant, recorded
 from tests.simulation.planted import GROUPS, MUTANTS, Mutant
 
-SCHEDULES = 150
-"""More than any of them needed when they were written, but for those that recorded schedules show."""
+SCHEDULES = 1000
+"""More than any of them needed when they were written."""
+HINTS = {name: row["seed"] for name, row in recorded(RESULTS).items()}
 NOTICED = {name: mutant for name, mutant in MUTANTS.items() if not mutant.survives}
 EASY = MUTANTS["window_not_reset"]
 
@@ -41,7 +42,15 @@ def test_a_mistake_that_shows_at_once_is_noticed() -> None:
     assert found.found_by and found.seed is not None and found.seed < 3
 
 
+def test_a_hint_is_tried_first() -> None:
+    assert hunt(EASY, 0, 50, hint=40).seed == 40
+
+
+def test_a_hint_outside_the_seeds_is_not_tried() -> None:
+    assert (hunt(EASY, 0, 3, hint=40).seed or 0) < 3
+
+
 @full
 @pytest.mark.parametrize("mutant", NOTICED.values(), ids=NOTICED)
 def test_the_simulation_notices_a_mistake(mutant: Mutant) -> None:
-    assert hunt(mutant, 0, SCHEDULES).found_by
+    assert hunt(mutant, 0, SCHEDULES, HINTS.get(mutant.name)).found_by

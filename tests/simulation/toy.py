@@ -29,6 +29,19 @@ class Shape:
     """Whether 4-bit pseudogradients with error feedback travel."""
     save_every: int = 0
     """Inner steps between checkpoints; 0: none."""
+    ranks: int = 1
+    """Ranks of each worker."""
+    hasty: bool = False
+    """Whether inner steps may take less time than a thread needs to begin."""
+    shares: bool = False
+    """Whether the workers share work after each mean that they apply, as validation does."""
+    least: int = 1
+    """Fewest workers that make a round (`fault_tolerance.min_replica_size`)."""
+
+    @property
+    def needs_majority(self) -> bool:
+        """Whether a round needs more than half of all workers, so that two groups cannot both commit one."""
+        return 2 * self.least > self.workers
 
     @property
     def steps(self) -> int:
@@ -41,14 +54,20 @@ class Shape:
 
 
 @cache
-def _all_drifts(worker: int) -> numpy.ndarray:
+def _all_drifts(worker: int, rank: int) -> numpy.ndarray:
     size = sum(int(numpy.prod(shape)) for shape in SHAPES.values())
-    return numpy.random.default_rng(worker).normal(0, 0.1, (4096, size)).astype(numpy.float32)
+    return numpy.random.default_rng(worker + 1000 * rank).normal(0, 0.1, (4096, size)).astype(numpy.float32)
 
 
-def drift(worker: int, position: int) -> numpy.ndarray:
-    """Returns what an inner step adds to all parameters: fp32, in the order of `SHAPES`."""
-    return _all_drifts(worker)[position]
+def drift(worker: int, position: int, rank: int = 0, spoiled: float | None = None) -> numpy.ndarray:
+    """Returns what an inner step adds to all parameters of a rank: fp32, in the order of `SHAPES`. If it is `spoiled`,
+    one of them gets this value."""
+    change = _all_drifts(worker, rank)[position]
+    if spoiled is None:
+        return change
+    change = change.copy()
+    change[position % len(change)] = spoiled
+    return change
 
 
 @cache

@@ -15,6 +15,8 @@ from tests.simulation.world import Process
 
 LONGEST_VOTE_SECONDS = 9.0
 """Seconds in which a vote ends on every member if all can hear each other."""
+SETTLING_SECONDS = 30.0
+"""Seconds after the last fault from which on nobody waits in vain any more, even if some have been silent."""
 CPU = torch.device("cpu")
 
 
@@ -40,7 +42,7 @@ class Watch:
 
     def all_of(self, worker: int, process: Process, transport: PeerTransport, loop: OuterLoop) -> None:
         """Watches a process of a worker."""
-        _staying_out(worker, transport)
+        _staying_out(worker, process, transport)
         self._votes(worker, process, transport)
         self._waits(worker, process, transport)
         _residuals(worker, transport, loop)
@@ -88,6 +90,7 @@ class Watch:
         answers.say = _then(answers.say, lambda name, outcome, _: says(name, outcome))  # type: ignore[method-assign]
 
     def _compare(self, worker: int, does: str, have: str, others: dict[int, Process]) -> None:
+        self.ledger.torn |= bool(others)
         here = {other: process for other, process in others.items() if process.alive and not process.paused}
         alive = sorted(here | {other: process for other, process in others.items() if process in self._left})
         if alive and others[alive[0]].world.now > self.ledger.disturbed:
@@ -97,7 +100,7 @@ class Watch:
         """As long as nobody falls silent, not even the lighthouse, which may have answered only some, no exchange waits
         until its timeout, and votes end soon."""
         world, wire = process.world, transport.wire
-        swap = wire.swap
+        swap, finish = wire.swap, wire.finish
 
         def swaps(*args: Any) -> None:
             started = world.now
@@ -105,37 +108,56 @@ class Watch:
                 swap(*args)
             except ConnectionError:
                 if world.now - started >= self.exchange_seconds:
-                    self._is_late(f"worker {worker} waits in an exchange until the timeout")
+                    self._is_late(f"worker {worker} waits in an exchange until the timeout", started)
                 raise
+
+        not_voted: list[str] = []
 
         def opened(this_round: PeerRound) -> None:
             vote = this_round.vote
+            if not_voted:
+                raise Violation(f"worker {worker} opens a round without having voted on the one before")
+            not_voted.append(this_round.name)
 
             def votes(ok: bool) -> bool:
                 started = world.now
+                not_voted.clear()
                 committed = vote(ok)
                 if world.now - started > LONGEST_VOTE_SECONDS:
-                    self._is_late(f"worker {worker} needs {world.now - started:.1f} s for a vote")
+                    self._is_late(f"worker {worker} needs {world.now - started:.1f} s for a vote", started)
                 return committed
 
             this_round.vote = votes  # type: ignore[method-assign]
 
-        wire.swap = swaps  # type: ignore[method-assign]
+        def finishes(failure: str | None) -> str | None:
+            if failure is None and not wire.connected and worker not in transport.reachability.out:
+                raise Violation(f"worker {worker} has cut its connections, and does not ask for new ones")
+            return finish(failure)
+
+        def tidied(this_round: PeerRound) -> None:
+            hears = world.now > max(self.ledger.disturbed, self.ledger.unmet)
+            if this_round.rank == 0 and this_round.failure is None and hears and wire.entries():
+                raise Violation(f"worker {worker} leaves entries of its group in the store")
+
+        transport.open = _then(transport.open, lambda _, this_round: tidied(this_round))  # type: ignore[method-assign]
+        wire.swap, wire.finish = swaps, finishes  # type: ignore[method-assign]
         transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
 
-    def _is_late(self, what: str) -> None:
-        if max(self.ledger.disturbed, self.ledger.scattered) < 0:
+    def _is_late(self, what: str, started: float) -> None:
+        never_silent = max(self.ledger.disturbed, self.ledger.unmet) < 0
+        if never_silent or started > self.ledger.healed + SETTLING_SECONDS:
             raise Violation(f"{what}, though all can hear each other")
 
 
-def _staying_out(worker: int, transport: PeerTransport) -> None:
-    """Whoever stays out of the rounds does so for one that takes part."""
+def _staying_out(worker: int, process: Process, transport: PeerTransport) -> None:
+    """Whoever stays out of the rounds does so for one that takes part. The wire would take an error that is raised here
+    for one of its own."""
     reachability = transport.reachability
 
     def settled(out: set[int]) -> None:
         for other, for_whom in reachability.out.items():
             if for_whom in out:
-                raise Violation(f"worker {worker} finds that workers {other} and {for_whom} both stay out")
+                process.world.fail(Violation(f"workers {other} and {for_whom} both stay out, as worker {worker} finds"))
 
     reachability.settle = _then(reachability.settle, lambda _, out: settled(out))  # type: ignore[method-assign]
 
@@ -167,7 +189,7 @@ def _residuals(worker: int, transport: PeerTransport, loop: OuterLoop) -> None:
             raise Violation(f"worker {worker} keeps residuals of its own beside the state of another worker")
 
     answers, membership = transport.answers, loop.membership
-    transport.open = _then(transport.open, opened)  # type: ignore[method-assign]
+    transport._connect = _then(transport._connect, opened)  # type: ignore[method-assign]
     answers.say = _then(answers.say, lambda name, outcome, _: says(outcome))  # type: ignore[method-assign]
     membership.take_over = _then(membership.take_over, lambda _, taken: joined(taken))  # type: ignore[method-assign]
 

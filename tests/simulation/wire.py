@@ -11,21 +11,27 @@ from muloco.outer.protocol.authentication import Key
 from muloco.outer.protocol.group import Group
 from muloco.outer.protocol.requests import Answer, Request, is_authentic
 from muloco.outer.protocol.wire import CUT_OFF, Quorum
-from tests.simulation.lighthouse import Lighthouse, Member, Met
+from tests.simulation.lighthouse import Member, Met
 from tests.simulation.members import End
 from tests.simulation.network import Network
-from tests.simulation.store import Store, StoreClient
-from tests.simulation.world import Process, Task, World
+from tests.simulation.ranks import Ranks, of_rank
+from tests.simulation.store import StoreClient
+from tests.simulation.world import Process, Task, Violation, World
 
-GROUP_RANK = 1
+FIRST_GROUP_RANK = 1
 """The rank by which `muloco.outer.wire.manager` introduces the first rank of a worker to torchft."""
 
 
 class SimulatedClock:
-    """See `muloco.outer.protocol.clock.Clock`."""
+    """See `muloco.outer.protocol.clock.Clock`.
 
-    def __init__(self, process: Process):
-        self._process, self._world = process, process.world
+    Args:
+        process: whose clock it is.
+        hasty: whether inner steps may be over before a task has begun that was started before them.
+    """
+
+    def __init__(self, process: Process, *, hasty: bool = False):
+        self._process, self._world, self._hasty = process, process.world, hasty
 
     def now(self) -> float:
         self._world.here()
@@ -36,7 +42,10 @@ class SimulatedClock:
 
     def start(self, work: Callable[[], object], name: str) -> Task:
         self._world.here()
-        return self._world.spawn(self._process, work, name)
+        late, self._process.starved = self._process.starved, 0.0
+        if self._hasty:
+            late += self._world.some_lateness()
+        return self._world.spawn(self._process, work, name, late)
 
     def condition(self) -> "SimulatedCondition":
         return SimulatedCondition(self._world)
@@ -99,8 +108,8 @@ class SimulatedWire:
 
     Args:
         network: on which.
-        lighthouse: where the workers meet.
-        process: of the worker.
+        ranks: of the worker.
+        rank: which of them it is.
         name: of the worker at the lighthouse; it ends with its number.
         key: of the run.
         min_replica_size: fewest members with which torchft's manager agrees that a round ends well.
@@ -113,8 +122,8 @@ class SimulatedWire:
     def __init__(
         self,
         network: Network,
-        lighthouse: Lighthouse,
-        process: Process,
+        ranks: Ranks,
+        rank: int,
         name: str,
         key: Key,
         *,
@@ -122,15 +131,11 @@ class SimulatedWire:
         quorum_seconds: float,
         exchange_seconds: float,
     ):
-        self._network, self._lighthouse, self._process, self._key = network, lighthouse, process, key
+        self._network, self._ranks, self._rank, self._key = network, ranks, rank, key
+        self._process = process = ranks.processes[rank]
         self._least, self._quorum_seconds, self._exchange_seconds = min_replica_size, quorum_seconds, exchange_seconds
-        serial = len(network.stores)
-        self._replica = f"{name}:{network.world.random.getrandbits(64):016x}"
-        self._store = f"{process.machine}:{10000 + serial}"
-        self._address = f"{process.machine}:{20000 + serial}"
+        self._address = f"{process.machine}:{20000 + ranks.introduce(name)}"
         self._rendezvous: StoreClient | None = None
-        Store(network, process, self._store)
-        self._manager = lighthouse.register(process, self._replica)
         self.end: End | None = None
         self._number = -1
         self._prefix = ""
@@ -149,9 +154,9 @@ class SimulatedWire:
         if self._no_quorum is not None:  # torchft's manager repeats what the last quorum has raised
             raise self._no_quorum
         self._failure = None
-        asked = Member(self._replica, self._store, self._commit_failures)
+        asked = Member(self._ranks.replica, self._ranks.store, self._commit_failures)
         try:
-            met = self._lighthouse.ask(self._process, asked, self._quorum_seconds)
+            met = self._ranks.quorum(self._rank, asked, self._quorum_seconds)
         except TimeoutError as error:
             self._no_quorum = error
             raise
@@ -166,9 +171,10 @@ class SimulatedWire:
 
     def _configure(self, met: Met, choosing: Group) -> None:
         members = sorted(met.members, key=lambda member: member.replica)
-        rank = next(r for r, member in enumerate(members) if member.replica == self._replica)
-        store = members[GROUP_RANK % len(members)].store
-        machines = [member.store.partition(":")[0] for member in members]
+        rank = next(r for r, member in enumerate(members) if member.replica == self._ranks.replica)
+        group_rank = FIRST_GROUP_RANK + self._rank
+        store = members[group_rank % len(members)].store
+        machines = [of_rank(member.store.partition(":")[0], self._rank) for member in members]
         workers = [int(member.replica.partition(":")[0][-3:]) for member in members]
         quorum = Quorum(rank=rank, workers=workers, host=store.partition(":")[0])
         self.abort()
@@ -178,7 +184,7 @@ class SimulatedWire:
             self._rendezvous = StoreClient(self._network, self._process, store)
         except RuntimeError as error:
             raise ConnectionError(f"the worker at {store} has gone: {error}") from error
-        self._prefix = f"torchft/{met.number}/{GROUP_RANK}/"
+        self._prefix = f"torchft/{met.number}/{group_rank}/"
         self._group, group = choosing.join(quorum, _Prefixed(self._rendezvous, self._prefix))
         self._whole = len(group) == len(members)
         end = End(
@@ -208,7 +214,8 @@ class SimulatedWire:
     def finish(self, failure: str | None) -> str | None:
         self._network.world.point("finishes a round")
         self._failure = failure or self._failure
-        if self._failure is None and self._participants >= self._least:
+        holds = self._failure is None and self._participants >= self._least
+        if all(self._ranks.gather("the end of a round", self._rank, holds, self._exchange_seconds)):
             self._commit_failures = 0
             return None
         self._commit_failures += 1
@@ -225,6 +232,12 @@ class SimulatedWire:
         assert self._rendezvous is not None
         with contextlib.suppress(RuntimeError):
             self._rendezvous.delete(own)
+
+    def entries(self) -> int:
+        """Returns how many entries of the group are in the store, if all members of the quorum are in the group."""
+        if self._rendezvous is None or not self._whole:
+            return 0
+        return self._rendezvous.count(self._prefix)
 
     def serve(self, answer: Callable[[str], bytes | None]) -> str:
         def handle(message: tuple[str, bytes, bytes]) -> tuple[int, int, bytes, bytes]:
@@ -254,12 +267,20 @@ class SimulatedWire:
         return self._network.reaches(self._process, address.partition(":")[0])
 
     def of_ranks(self, numbers: Sequence[int]) -> list[list[int]]:
-        return [list(numbers)]
+        seconds = self._quorum_seconds + 2 * self._exchange_seconds  # see `muloco.training.outer`
+        try:
+            given = self._ranks.gather("numbers of ranks", self._rank, list(numbers), seconds)
+        except TimeoutError as error:
+            raise RuntimeError(str(error)) from error
+        if len(set(map(len, given))) > 1:
+            raise Violation(f"the ranks of a worker give differently many numbers: {given}")
+        return given
 
     def close(self) -> None:
         self._network.world.point("closes")
         self.abort()
-        self._lighthouse.close(self._manager)
+        if self._rank == 0:
+            self._ranks.close()
         self._network.servers.pop(self._address, None)
 
 

@@ -7,49 +7,60 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, WorkerIdentity
+from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, TransportError, WorkerIdentity
 from muloco.outer.loop.fragments import Schedule
-from muloco.outer.protocol.outcome import Committed
+from muloco.outer.protocol.outcome import Committed, Outcome
 from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.runs.commits import CommitLog, Progress
 from muloco.training.transfer import WorkerTransfer
-from tests.simulation import toy
+from tests.simulation import shares, toy
 from tests.simulation.invariants import View
+from tests.simulation.ranks import Ranks, machine
 from tests.simulation.storage import SimulatedLog
 from tests.simulation.wire import SimulatedClock, SimulatedWire
-from tests.simulation.world import Process
+from tests.simulation.world import LATE_SECONDS
 
 if TYPE_CHECKING:
     from tests.simulation.run import Run
 
 COMMITS, ASK_SECONDS = "commits", 2.0
 """See `muloco.training.trainer`."""
+NCCL_SECONDS = 300.0
+"""Timeout of the collectives of inner steps."""
+HASTE = 0.3
+"""Share of the inner steps that take hardly any time, in runs that are hasty."""
 QUORUM_SECONDS, STRAGGLER_SECONDS, EXCHANGE_SECONDS, BEAT_SECONDS = 120.0, 20.0, 5.0, 3.0
 
 
 class SimulatedWorker:
-    """One process of a worker.
+    """One process of a worker: one of its ranks.
 
     Args:
         run: of which.
         worker: its number.
-        process: in which it runs.
+        ranks: the ranks of this worker.
+        rank: which of them it is.
     """
 
-    def __init__(self, run: "Run", worker: int, process: Process):
-        self._run, self._worker, self._process = run, worker, process
+    def __init__(self, run: "Run", worker: int, ranks: Ranks, rank: int):
+        self._run, self._worker, self._ranks, self._rank = run, worker, ranks, rank
+        self._process = process = ranks.processes[rank]
+        self._ledger = run.ledgers[rank]
         self.step = 0
+        self.stop_requested = False
+        self.spoiled: float | None = None
+        """What the next inner step writes into a parameter, if it is NaN or Inf."""
         self._position = 0
         shape = run.shape
         self._flat, self._parameters = toy.parameters(toy.start())
-        clock = SimulatedClock(process)
+        clock = SimulatedClock(process, hasty=shape.hasty)
         wire = SimulatedWire(
             run.network,
-            run.lighthouse,
-            process,
+            ranks,
+            rank,
             f"run_{worker:03d}",
             run.key,
-            min_replica_size=1,
+            min_replica_size=shape.least,
             quorum_seconds=QUORUM_SECONDS,
             exchange_seconds=EXCHANGE_SECONDS,
         )
@@ -58,17 +69,20 @@ class SimulatedWorker:
             wire,
             run.key,
             worker=worker,
-            min_replica_size=1,
+            min_replica_size=shape.least,
             device=torch.device("cpu"),
             quorum_seconds=QUORUM_SECONDS,
             exchange_seconds=EXCHANGE_SECONDS,
         )
-        logs = [SimulatedLog(run.storage, process, other, f"m{other}") for other in range(shape.workers)]
+        logs = [SimulatedLog(run.storage, process, other, machine(other)) for other in range(shape.workers)]
         self._commits = CommitLog(logs[worker], attempt=run.attempt)
         progress = Progress(
-            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS)
+            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values()
         )
-        transport.answer(COMMITS, self._commits.answer)
+        known = RunProgress(last_committed_step=lambda: max(run.storage.newest() or 0, progress.reached()))
+        if rank == 0:
+            known = replace(known, committed_without_me=progress.passed, record=self._commits.add)
+            transport.answer(COMMITS, self._commits.answer)
         self._clock, self.wire = clock, wire
         self._schedule = Schedule(sync_interval=shape.interval, fragments=shape.fragments, delay=shape.delay)
         self.loop = OuterLoop(
@@ -79,15 +93,11 @@ class SimulatedWorker:
             transport,
             identity=WorkerIdentity(run="run", worker=worker, workers=shape.workers),
             quorum=QuorumPolicy(
-                min_replica_size=1,
+                min_replica_size=shape.least,
                 straggler_timeout_seconds=STRAGGLER_SECONDS,
                 quorum_timeout_seconds=QUORUM_SECONDS,
             ),
-            progress=RunProgress(
-                last_committed_step=lambda: max(run.storage.newest() or 0, progress.reached()),
-                committed_without_me=progress.passed,
-                record=self._commits.add,
-            ),
+            progress=known,
             sync_interval=shape.interval,
             fragments=toy.FRAGMENTS[shape.fragments],
             delay=shape.delay,
@@ -98,33 +108,73 @@ class SimulatedWorker:
         self.transport = transport
         self._view: View
         self._watch_commits()
-        run.watch.all_of(worker, process, transport, self.loop)
+        run.watches[rank].all_of(worker, process, transport, self.loop)
+        ranks.watch(rank, transport, self.loop)
+        shares.watch(worker, rank, transport)
+        if shape.ranks == 1:  # of several ranks only the first one keeps a log
+            run.knowledge.watch(worker, process, run.attempt, self.loop)
 
     def train(self, saved: Any) -> None:
-        """Trains from a saved state, or from the start, to the end of the run."""
+        """Trains from a saved state, or from the start, to the end of the run. If too few others are found for a sync,
+        its state is saved first."""
+        try:
+            self._train(saved)
+        except TransportError:
+            if self.loop.sync_alone(self.step, last=self.step == self._run.shape.steps):
+                self._run.world.tell(self._process.name, f"has found too few others, and saves step {self.step}")
+                self._save(alone=True)
+            raise
+
+    def _train(self, saved: Any) -> None:
         run, shape, loop = self._run, self._run.shape, self.loop
-        self._view = run.ledger.begin(self._worker, self._process, None if saved is None else saved["view"])
+        self._view = self._ledger.begin(self._worker, self._process, None if saved is None else saved["view"])
         if saved is not None:
             self._load(saved)
-        self._commits.begin(self.step)
+        if self._rank == 0:
+            self._commits.begin(self.step)
+        loop.membership.asks_to_stop = self._asked_to_stop()
         loop.start(self.step)
         run.world.tell(self._process.name, f"begins after step {self.step}")
         while self.step < shape.steps and not loop.membership.stops:
-            self._clock.sleep(run.world.random.uniform(0.5, 1.5))
-            self.step += 1
-            last = self.step == shape.steps
-            self._flat += torch.from_numpy(toy.drift(self._worker, self._position))
-            run.ledger.inner_step(self._view, self.step, self._position, self._sends(last))
-            self._position += 1
-            step = self.step
-            for sync in loop.after_inner_step(step, last=last):
+            self._take_inner_step()
+            last, step = self.step == shape.steps, self.step
+            if loop.sends_after(step) and self._asked_to_stop():
+                loop.membership.asks_to_stop = True
+            run.stops.sends(run.attempt, self._worker, step, asks=loop.membership.asks_to_stop)
+            syncs = loop.after_inner_step(step, last=last)
+            for sync in syncs:
                 members = ", ".join(f"{worker} ({weight} steps)" for worker, weight in sync.weights.items())
                 run.world.tell(self._process.name, f"has applied a mean of workers {members} after step {step}")
+            if shape.shares and syncs and self.step == step:
+                ends = last or loop.membership.stops  # those that are done do not wait for the others
+                shares.share(loop, self._rank, all_come=lambda ends=ends: run.is_calm() and not ends)
             if shape.save_every and self.step == step and step % shape.save_every == 0 and step < shape.steps:
                 self._save()
         if not loop.membership.stops:
-            run.ledger.finishes(self._view, self._flat.numpy())
+            self._ledger.finishes(self._view, self._flat.numpy())
+        elif loop.membership.members:
+            saved = self._save()
+            run.stops.stopped(self._worker, self._rank, self.step, loop.membership.commit_hash, saved)
         loop.close()
+
+    def _take_inner_step(self) -> None:
+        """Takes an inner step. The ranks of the worker take it together."""
+        run, shape = self._run, self._run.shape
+        run.stops.takes_step(self._view)
+        hasty = shape.hasty and run.world.random.random() < HASTE
+        seconds = run.world.random.uniform(0.0, LATE_SECONDS / 2) if hasty else run.world.random.uniform(0.5, 1.5)
+        self._clock.sleep(seconds)
+        self._ranks.gather("an inner step", self._rank, self.step, NCCL_SECONDS)
+        self.step += 1
+        spoiled, self.spoiled = self.spoiled, None
+        self._flat += torch.from_numpy(toy.drift(self._worker, self._position, self._rank, spoiled))
+        sends = self._sends(self.step == shape.steps)
+        self._ledger.inner_step(self._view, self.step, self._position, sends, spoiled)
+        self._position += 1
+
+    def _asked_to_stop(self) -> bool:
+        """Whether one of this worker's ranks is asked to stop."""
+        return any(self._ranks.gather("a request to stop", self._rank, self.stop_requested, NCCL_SECONDS))
 
     def joined(self, data_position: str | None) -> None:
         """See `StateTransfer.joined`."""
@@ -132,7 +182,7 @@ class SimulatedWorker:
         membership = self.loop.membership
         run = self._run
         run.world.tell(self._process.name, f"goes on from another worker's state of step {self.step}")
-        run.ledger.joins(self._view, membership.commit_hash, self._position, *self._anchor(), run.world.now)
+        self._ledger.joins(self._view, membership.commit_hash, self._position, *self._anchor(), run.world.now)
 
     def remembered(self) -> tuple[int, ...]:
         """Returns of how many things this worker keeps: rounds, rounds that it was asked about, parts, tasks."""
@@ -155,7 +205,9 @@ class SimulatedWorker:
         def reported(committed: Committed) -> None:
             run = self._run
             run.world.here()
-            run.ledger.commits_round(self._view, committed, *self._anchor(), run.world.now)
+            self._ledger.commits_round(self._view, committed, *self._anchor(), run.world.now)
+            self._view.node.lone = membership.transport is not self.transport
+            run.stops.commits(self._view, run.attempt, committed)
             commit(committed)
 
         start: Callable[..., None] = membership.start
@@ -164,16 +216,27 @@ class SimulatedWorker:
             self._view.sends_after = None
             start(*args, **named)
 
+        agree: Callable[..., Outcome] = membership.agree
+
+        def offers(step: int, *args: Any, **named: Any) -> Outcome:
+            self._ledger.offers(self._view, step)
+            return agree(step, *args, **named)
+
         membership.commit, membership.start = reported, offers_none  # type: ignore[method-assign]
+        membership.agree = offers  # type: ignore[method-assign]
 
     def _anchor(self) -> tuple[Any, int]:
         tensors = {name: tensor for fragment in self.loop.fragments for name, tensor in fragment.anchor.items()}
         flat = torch.cat([tensors[name].flatten() for name in toy.SHAPES])
         return flat.numpy(), self.loop.anchor_digest()
 
-    def _save(self) -> None:
-        """Writes this worker's part of a checkpoint."""
+    def _save(self, *, alone: bool = False) -> bool:
+        """Writes this worker's part of a checkpoint. Returns whether it has one: a worker that has just joined has
+        none, nor has one whose parameters are not finite. Of several that save `alone`, the first one does."""
         run = self._run
+        members, _ = self.loop.last_round()
+        if self._worker not in members or not self._flat.isfinite().all():
+            return False
         snapshot = self.loop.snapshot(own=True)
         buffer = io.BytesIO()
         torch.save((snapshot.tensors, snapshot.residuals, self._flat), buffer)
@@ -183,9 +246,13 @@ class SimulatedWorker:
             "position": self._position,
             "snapshot": snapshot,
             "tensors": buffer.getvalue(),
-            "view": run.ledger.saved(self._view),
+            "view": self._ledger.saved(self._view),
         }
-        run.storage.save(self.step, self._worker, state, self.loop.membership.members)
+        if alone and (run.storage.newest() or 0) >= self.step:
+            return False
+        parts = [(member, rank) for member in members for rank in range(run.shape.ranks)]
+        run.storage.save(self.step, (self._worker, self._rank), state, parts)
+        return True
 
     def _load(self, saved: Any) -> None:
         tensors, residuals, flat = torch.load(io.BytesIO(saved["tensors"]), weights_only=True)

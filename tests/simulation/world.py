@@ -41,6 +41,8 @@ class Process:
         self.paused = False
         self.jump = 0.0
         """Seconds by which its clock has jumped."""
+        self.starved = 0.0
+        """Seconds for which the next thread that it starts does not get to run."""
         self.tasks: set[Task] = set()
         self.held: list[Any] = []
         """Events that wait until it is resumed."""
@@ -134,13 +136,13 @@ class World:
         self._tasks: set[Task] = set()
         self._main = getcurrent()
 
-    def spawn(self, process: Process, work: Callable[[], object], name: str = "") -> Task:
-        """Starts a task in a process. It begins when the current task waits."""
+    def spawn(self, process: Process, work: Callable[[], object], name: str = "", after: float = 0.0) -> Task:
+        """Starts a task in a process. It begins when the current task waits, or after some seconds."""
         task = Task(process, work, name, next(self._numbers))
         task.dead = not process.alive
         process.tasks.add(task)
         self._tasks.add(task)
-        self.push(0.0, task, task.token)
+        self.push(after, task, task.token)
         return task
 
     def at(self, delay: float, what: Callable[[], object], process: Process | None = None) -> None:
@@ -179,8 +181,12 @@ class World:
     def may_be_late(self) -> None:
         """The current task may go on a bit later, as a thread does that another one has overtaken."""
         self.point("goes on")
-        if self.random.random() < 0.1:
-            self.wait(self.random.uniform(0.0, LATE_SECONDS))
+        if (late := self.some_lateness()) > 0:
+            self.wait(late)
+
+    def some_lateness(self) -> float:
+        """Returns by how many seconds a task goes on later than it could."""
+        return self.random.uniform(0.0, LATE_SECONDS) if self.random.random() < 0.1 else 0.0
 
     def here(self) -> Task:
         """Returns the current task.

@@ -236,6 +236,7 @@ class OuterLoop:
             self._load(local)
 
     def close(self) -> None:
+        self.membership.finish()
         self._transport.close()
 
     def snapshot(self, *, own: bool) -> Snapshot:

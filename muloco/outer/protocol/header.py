@@ -45,6 +45,8 @@ class Header:
     first."""
     asks_to_stop: bool = False
     """Whether it has been asked to stop, and so asks all to stop after this sync."""
+    waits: bool = False
+    """Whether it waits for a worker that is missing in this round, which is not committed then."""
 
     def to_bytes(self) -> bytes:
         """Returns the header as JSON."""
@@ -113,6 +115,7 @@ def read_header(data: bytes) -> Header | Unreadable:
 def _header(values: dict[str, Any]) -> Header | None:
     """Returns the header with these values, or None if they are not valid."""
     try:
+        values = {"waits": False} | values  # earlier versions do not say it
         known = {field.name: values[_KEYS.get(field.name, field.name)] for field in fields(Header)}
         known["terms"] = Terms.from_json(known["terms"])
     except (ValueError, TypeError, KeyError):

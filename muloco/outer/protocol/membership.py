@@ -15,6 +15,7 @@ from muloco.outer.protocol.quorum import QuorumPolicy, RunProgress, WorkerIdenti
 from muloco.outer.protocol.terms import Terms
 from muloco.outer.protocol.transaction import StateLost, agree, assemble
 from muloco.outer.protocol.transport import Transport, TransportError
+from muloco.outer.protocol.whereabouts import AWAY, TRAINING, Whereabouts
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Membership:
         self.progress = progress
         self.holders: Collection[int] | None = None
         """Workers that hold the state of the last round, and could go on with it without this one; None: not known."""
+        self.whereabouts = Whereabouts(transport)
         self._channel_of = channel_of
         self._data_position = data_position
         self._handover = handover
@@ -89,22 +91,28 @@ class Membership:
             AnchorMismatch: they start from different anchors. StateLost: the run has come further than they have.
             ForeignRun: this worker does not belong to the run.
         """
+        self.whereabouts.now = AWAY
         own = self._header(step, None, weight=0, finite=True, checksum=checksum)
-        reached = 0
+        reached, is_behind = 0, left_behind
 
-        def look() -> None:
-            nonlocal reached  # before the vote: what comes later, they do together
+        def may_begin() -> bool:
+            """Whether this worker votes to begin. A worker that is behind the run does not as long as another one may
+            go on with it, which this one then joins."""
+            nonlocal reached, is_behind  # before the vote: what comes later, they do together
             reached = self.progress.last_committed_step()
+            is_behind = left_behind or reached > step
+            return not (is_behind and self.whereabouts.others_hold_a_state())
 
         while True:
-            match assemble(self.transport, own, self._channel_of, self.quorum, look):
+            match assemble(self.transport, own, self._channel_of, self.quorum, may_begin):
                 case Committed() as committed:
-                    if self.transport.any_rank(left_behind or reached > step):
+                    if self.transport.any_rank(is_behind):
                         raise StateLost(
                             f"run {self.identity.run!r} has come to step {reached}, but the workers that are left "
                             f"begin after step {step}"
                         )
                     self.commit(committed)
+                    self.whereabouts.now = TRAINING
                     return
                 case CatchUp() as catch_up:
                     if self.take_over(catch_up):
@@ -134,26 +142,33 @@ class Membership:
         """
         header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
 
+        workers = self.identity.workers
+        holders = range(workers) if self.holders is None else self.holders
+
         def committed_without_me(members: Collection[int]) -> bool:
             """Does not ask if all are here, or more than half of all workers, among them all that hold the state of the
             last round: then nobody can have gone on without this one. Two smaller groups may both have gone on."""
-            workers = self.identity.workers
-            holders = range(workers) if self.holders is None else self.holders
             if set(holders) <= set(members) and 2 * len(members) > workers:
                 return False
             return self.progress.committed_without_me(step, fragment)
 
-        outcome = agree(
-            self.transport,
-            header,
-            payload,
-            self._channel_of,
-            committed_without_me,
-            overwrite=overwrite,
-            patience=self.quorum.quorum_timeout_seconds,
-        )
-        if isinstance(outcome, Committed):
-            self.progress.record(step, fragment, outcome.weights)
+        outcome = None
+        search = self.whereabouts.search(holders, straggler_seconds=self.quorum.straggler_timeout_seconds)
+        try:
+            outcome = agree(
+                self.transport,
+                header,
+                payload,
+                self._channel_of,
+                committed_without_me,
+                search,
+                overwrite=overwrite,
+                patience=self.quorum.quorum_timeout_seconds,
+            )
+            if isinstance(outcome, Committed):  # who asks after the round is told of it before this worker trains on
+                self.progress.record(step, fragment, outcome.weights)
+        finally:
+            self.whereabouts.now = TRAINING if isinstance(outcome, Committed) else AWAY
         return outcome
 
     def commit(self, committed: Committed) -> None:
@@ -178,11 +193,15 @@ class Membership:
             logger.info("workers %s rejoin", ", ".join(map(str, committed.behind)))
             self.transport.offer(committed.name, self._handover.pack())
 
+    def finish(self) -> None:
+        """This worker comes to no more rounds, so nobody needs to wait for it."""
+        self.whereabouts.now = AWAY
+
     def part(self, transport: Transport) -> None:
         """Takes this worker out of the rounds of the run: from now on it is alone, in rounds over `transport`. These
         are not written to the commit log, because the run has not gone on by them."""
         transport.any_rank = self.transport.any_rank  # type: ignore[method-assign] # its ranks still act together
-        self.transport = transport
+        self.transport, self.whereabouts = transport, Whereabouts(transport)
         self.quorum = replace(self.quorum, min_replica_size=1, straggler_timeout_seconds=0.0)
         self.progress = replace(self.progress, record=RunProgress.record)
 
@@ -206,6 +225,7 @@ class Membership:
             return False
         assert state is not None
         self._handover.unpack(state)
+        self.whereabouts.now = TRAINING
         return True
 
     def publish(self, name: str, part: bytes) -> None:

@@ -35,6 +35,7 @@ class PeerRound:
         self.wire = transport.staging.wire
         self.rank = group.place
         self.size = group.size
+        self.workers = group.workers if failure is None else ()
         self.bytes_sent = 0
         self.exchanges = 0
         self.strangers = group.strangers
@@ -89,7 +90,10 @@ class PeerRound:
             except TransportError as error:
                 logger.warning("sync after step %d: %s", self._step, error)
                 ok = False
-        ok = transport.all_ranks(ok and transport.answers.begin_vote(name))
+        ok = ok and transport.answers.begin_vote(name)
+        if not ok:
+            self._release_others()  # at once: other ranks of this worker may wait for ranks that wait for this one
+        ok = transport.all_ranks(ok)
         committed = False
         if ok:
             try:
@@ -102,12 +106,17 @@ class PeerRound:
         committed = transport.any_rank(committed)
         transport.answers.say(name, COMMITTED if committed else FAILED)
         transport.committed = name if committed else None
-        if not committed and not isinstance(self.failure, StaysOut):
-            transport.wire.abort()  # whoever waits for this worker in the exchange need not wait for the timeout
+        if not committed:
+            self._release_others()
         transport.finish(
             committed=committed, broken=None if self.failure is None else str(self.failure), step=self._step
         )
         return committed
+
+    def _release_others(self) -> None:
+        """Breaks the connections: whoever waits for this rank in the exchange need not wait for the timeout."""
+        if not isinstance(self.failure, StaysOut):
+            self._transport.wire.abort()
 
     def _compare_seals(self, name: str) -> None:
         """Checks that everything has arrived as it was sent. This is done before the vote, because a member that has

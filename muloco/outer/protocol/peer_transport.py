@@ -122,7 +122,9 @@ class PeerTransport:
         if not self._ranks_have_met_the_same():
             broken = broken or TransportError("the ranks of this worker have met different workers")
         this_round = PeerRound(self, step, broken)
-        if self._introduced != self.group.quorums and broken is None:
+        if self._introduced != self.group.quorums and broken is None and self.wire.connected:
+            # A lighthouse that was restarted may repeat the number of a quorum whose members were not connected. Then
+            # there is no new group, and the rounds of the last one must not begin anew: their names are unique.
             self._introduce(this_round)
         return this_round
 
@@ -197,10 +199,13 @@ class PeerTransport:
     def answer(self, question: str, answer: Callable[[], bytes]) -> None:
         self.answers.questions[question] = lambda name: answer()
 
-    def inquire(self, question: str, seconds: float) -> list[bytes]:
-        others = [address for worker, address in self._address_of.items() if worker != self._worker]
+    def inquire(self, question: str, seconds: float, workers: Collection[int] | None = None) -> dict[int, bytes]:
+        known = self._address_of
+        asked = {worker: known[worker] for worker in known if workers is None or worker in workers}
+        asked.pop(self._worker, None)
         request = partial(self.wire.request, path=f"/{question}/newest", seconds=seconds)
-        return list(ask_all(self.clock, others, request, seconds=seconds).values())
+        answers = ask_all(self.clock, [*asked.values()], request, seconds=seconds)
+        return {worker: answers[address] for worker, address in asked.items() if address in answers}
 
     def cut(self) -> None:
         self.wire.abort()

@@ -20,20 +20,18 @@ from muloco.outer.protocol.outcome import CatchUp, Committed, LeftBehind, Outcom
 from muloco.outer.protocol.quorum import QuorumPolicy
 from muloco.outer.protocol.reachability import StaysOut
 from muloco.outer.protocol.transport import Round, Transport, TransportError
+from muloco.outer.protocol.whereabouts import MEETING_SECONDS, Search
 
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 10
 """Rounds that may fail in a row before the worker gives up. A round does not count if it fails because of a stranger,
-or if this worker stays out of it because it cannot reach another one."""
+if it waits for a worker that is missing, or if this worker stays out of it because it cannot reach another one."""
 PAUSE_SECONDS = 0.5
 """Pause after a round that does not count. After one that counts there is none at first, so that the survivors of a
 lost worker go on at once, and then one that is longer each time: what makes rounds fail at once may soon be over."""
 TELL_SECONDS = 5.0
 """Seconds after which a worker that waits at the start says for how many others it waits."""
-MEETING_SECONDS = 10.0
-"""Seconds within which workers meet at a lighthouse that is there. After a meeting at the start that took longer, the
-others have as many seconds to come before they count as late: the lighthouse may have been away for them, too."""
 ALONE_SECONDS = 30.0
 """Seconds after which a new worker that has met only strangers since its first round concludes that it is the stranger
 itself. Until then other workers of its run may still arrive. A stranger that comes later does not count."""
@@ -51,12 +49,17 @@ class NonFinitePseudogradient(RunFailed):
     """A worker's pseudogradient holds NaN or Inf."""
 
 
+class Waits(TransportError):
+    """The leaders of this round wait for a worker that is alive and missing in it."""
+
+
 def agree(
     transport: Transport,
     own: Header,
     payload: Callable[[], torch.Tensor] | None,
     channel_of: Callable[[int], Channel],
     committed_without_me: Callable[[Collection[int]], bool] = lambda members: False,
+    search: Search | None = None,
     *,
     overwrite: bool = False,
     patience: float = QuorumPolicy.quorum_timeout_seconds,
@@ -75,6 +78,7 @@ def agree(
         channel_of: how a fragment travels, by index.
         committed_without_me: tells whether the others are known to have gone on without this worker, which then must
             not lead a round. It is called with the workers that lead this round, on any rank of this worker.
+        search: finds out whether the round waits for workers that are missing; None: it waits for nobody.
         overwrite: whether the mean may be written over the vector that `payload` returns.
         patience: seconds for which rounds may fail because of strangers.
 
@@ -88,14 +92,18 @@ def agree(
     for attempt in itertools.count(1):
         hit("open")
         this_round = transport.open(own.step)
-        outcome, counts, stranger = None, True, False
+        outcome, why = None, TransportError("another member has voted no")
         try:
             hit("headers")
-            headers = _meet(this_round, own)
+            waits = search is not None and search.waits(this_round)
+            headers = _meet(this_round, replace(own, waits=waits))
             outcome = _carry(this_round, headers, payload, channel_of, attempt, transport.device, overwrite=overwrite)
         except TransportError as error:
-            stranger, counts = isinstance(error, Stranger), not isinstance(error, Stranger | StaysOut)
-            logger.warning("sync after step %d: %s", own.step, error)
+            why = error
+            if not isinstance(error, Waits):
+                logger.warning("sync after step %d: %s", own.step, error)
+            if not isinstance(error, StaysOut | Waits):  # at once: the other ranks of this worker may wait for members
+                transport.cut()  # that wait for this rank
         if transport.any_rank(isinstance(outcome, Committed) and committed_without_me(outcome.weights)):
             this_round.vote(False)
             return LeftBehind()
@@ -111,13 +119,16 @@ def agree(
                     return replace(outcome, bytes_sent=sent)
                 case CatchUp():
                     return outcome
-        logger.warning("sync after step %d: trying again with the workers that are left", own.step)
-        counts = not transport.any_rank(not counts)
+        if search is not None:
+            search.failed(stays_out=isinstance(why, StaysOut))
+        if not isinstance(why, Waits):
+            logger.warning("sync after step %d: trying again with the workers that are left", own.step)
+        counts = not transport.any_rank(isinstance(why, Stranger | StaysOut | Waits))
         failures += counts
         give_up = ""
         if failures == ATTEMPTS:
             give_up = f"{ATTEMPTS} rounds failed one after the other"
-        elif stranger and transport.clock.now() - started > patience:
+        elif isinstance(why, Stranger) and transport.clock.now() - started > patience:
             give_up = f"for {patience:g} s all rounds have failed because of a worker that does not belong to the run"
         if transport.any_rank(give_up != ""):  # their clocks differ, and a rank that went on alone would wait for ever
             raise TransportError(f"sync after step {own.step}: {give_up or 'another rank of this worker has given up'}")
@@ -130,7 +141,7 @@ def assemble(
     own: Header,
     channel_of: Callable[[int], Channel],
     quorum: QuorumPolicy,
-    before_vote: Callable[[], object] = lambda: None,
+    may_begin: Callable[[], bool] = lambda: True,
 ) -> Committed | CatchUp:
     """Meets the other workers before this one's first inner step: all of them where the run begins, which compare their
     anchors; else those of the run that goes on, at their next sync.
@@ -140,7 +151,7 @@ def assemble(
         own: header whose digest is of all fragments.
         channel_of: how a fragment travels, by index.
         quorum: how many workers have to be there to begin, and how long to wait for them.
-        before_vote: called before this worker votes to begin.
+        may_begin: called before this worker votes to begin; tells whether it does.
 
     Raises:
         TransportError: too few of them came.
@@ -174,8 +185,8 @@ def assemble(
         except TransportError as error:
             failure, stays_out = f", the last time: {error}", isinstance(error, StaysOut)
             logger.warning("before the first step: %s", error)
-        if isinstance(outcome, Committed):
-            before_vote()
+        if isinstance(outcome, Committed) and not may_begin():
+            outcome = None
         if this_round.vote(outcome is not None):
             match outcome:
                 case Committed():
@@ -242,6 +253,8 @@ def _carry(
         with contextlib.suppress(TransportError):  # a worker that left before all have read them would look lost
             gather_bytes(this_round, b"read")
         raise
+    if any(header.waits for header in leading):
+        raise Waits("the round waits for a worker that is alive and not here")
     step, fragment = leading[0].step, leading[0].fragment
     mean = None
     if fragment is not None:

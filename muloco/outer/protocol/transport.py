@@ -40,6 +40,8 @@ class Round(Protocol):
     """Place of this worker among the members, from 0; the same order on every member."""
     size: int
     """Number of members."""
+    workers: Sequence[int]
+    """Worker numbers that the members claim, by rank; empty if they could not be connected."""
     device: torch.device
     """The device of the parameters, which makes and reads payloads."""
     wire: torch.device
@@ -141,9 +143,9 @@ class Transport(Protocol):
         the inner steps."""
         ...
 
-    def inquire(self, question: str, seconds: float) -> list[bytes]:
-        """Asks the same rank of all workers that this one has met so far, and returns the answers that arrive within so
-        many seconds in total."""
+    def inquire(self, question: str, seconds: float, workers: Collection[int] | None = None) -> dict[int, bytes]:
+        """Asks the same rank of these workers, or of all, as far as this one has met them, and returns the answers that
+        arrive within so many seconds in total, by worker."""
         ...
 
     def any_rank(self, value: bool) -> bool:

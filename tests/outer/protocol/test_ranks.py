@@ -43,7 +43,8 @@ class Ranks:
             self._barrier.wait(SECONDS)
             return found
 
-        return SimpleNamespace(any_rank=any_rank, clock=SystemClock(), device=torch.device("cpu"), **options)
+        seams = {"any_rank": any_rank, "cut": lambda: None, "clock": SystemClock(), "device": torch.device("cpu")}
+        return SimpleNamespace(**seams, answer=lambda question, answer: None, **options)
 
     def run(self, work: Callable[[int], object]) -> list[str]:
         """Returns the error of each rank, or nothing."""

@@ -48,6 +48,15 @@ def test_who_was_left_behind_begins_nothing_though_it_is_as_far() -> None:
         member.start(4, torch.tensor(1), left_behind=True)
 
 
+def test_who_is_behind_does_not_give_up_the_run_as_long_as_another_worker_goes_on() -> None:
+    """It waits until that one comes, or does not go on any more."""
+    transport, said = InProcessGroup(1).transport(0), [b"training", b"deciding 1 1", b"meeting", b"away"]
+    transport.inquire = lambda question, seconds, workers=None: {1: said.pop(0)}  # type: ignore[method-assign]
+    with pytest.raises(StateLost):
+        membership(transport, last_committed_step=lambda: 5).start(4, torch.tensor(1))
+    assert said == []
+
+
 @pytest.mark.parametrize("passed", [False, True])
 def test_who_meets_fewer_than_before_asks_whether_the_run_has_gone_on(passed: bool) -> None:
     """Worker 1 comes to the first round only. As long as all are there, nobody asks."""

@@ -147,7 +147,7 @@ def test_after_a_long_meeting_the_others_have_some_time_left(first_meeting: floa
         now[0] += seconds
 
     clock = SimpleNamespace(now=lambda: now[0], sleep=sleep)
-    transport = SimpleNamespace(open=meet, any_rank=bool, clock=clock, device=torch.device("cpu"))
+    transport = SimpleNamespace(open=meet, any_rank=bool, cut=lambda: None, clock=clock, device=torch.device("cpu"))
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2), "step": 0, "fragment": None, "weight": 0},
         **{"finite": True, "digest": 1, "data_position": "", "commit_hash": ""},
@@ -197,7 +197,9 @@ def test_a_stranger_does_not_use_up_the_attempts_of_a_round(monkeypatch: pytest.
     def open_round(step: int):
         return next(rounds) or alone.open(step)
 
-    transport = SimpleNamespace(open=open_round, any_rank=bool, clock=SystemClock(), device=torch.device("cpu"))
+    transport = SimpleNamespace(
+        open=open_round, any_rank=bool, cut=lambda: None, clock=SystemClock(), device=torch.device("cpu")
+    )
     agreement = agree(transport, own, lambda: torch.ones(3), lambda fragment: channel)
     assert agreement.weights == {0: 4} and agreement.attempts == 16
     transport.open = lambda step: Answered(b"GET / HTTP/1.1")
@@ -216,7 +218,7 @@ def test_rounds_that_fail_at_once_do_not_use_up_the_attempts_within_seconds() ->
         return this_round
 
     clock = SimpleNamespace(now=time.monotonic, sleep=pauses.append)
-    transport = SimpleNamespace(open=cut_off, any_rank=bool, clock=clock, device=torch.device("cpu"))
+    transport = SimpleNamespace(open=cut_off, any_rank=bool, cut=lambda: None, clock=clock, device=torch.device("cpu"))
     own = Header(
         **{"run": "r", "worker": 0, "terms": Terms(workers=2, sync_interval=4), "step": 4, "fragment": 0, "weight": 4},
         **{"finite": True, "digest": 1, "data_position": "", "commit_hash": "h"},

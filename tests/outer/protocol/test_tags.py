@@ -33,6 +33,7 @@ def round_of_three(key: Key = KEY, name: str = NAME, rank: int = 0, answers: Seq
     group = SimpleNamespace(
         place=rank,
         size=3,
+        workers=(0, 1, 2),
         strangers=(),
         admission=SimpleNamespace(key=key),
         call=lambda member: f"worker {member}",

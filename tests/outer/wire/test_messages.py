@@ -31,7 +31,7 @@ def test_the_sentence_that_matters(said: str, short: str) -> None:
 def unconnected(swap: object, *, connected: bool) -> PeerRound:
     """A round of two members over a group that exchanges nothing."""
     cpu = torch.device("cpu")
-    group = SimpleNamespace(place=0, size=2, strangers=())
+    group = SimpleNamespace(place=0, size=2, workers=(0, 1), strangers=())
     wire = TorchftWire.__new__(TorchftWire)
     wire.group = SimpleNamespace(connected=connected, swap=swap)  # type: ignore[assignment]
     transport = SimpleNamespace(wire=wire, group=group, device=cpu, staging=Staging(cpu, cpu))

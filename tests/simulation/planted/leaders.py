@@ -1,6 +1,6 @@
 """Mistakes in who leads a round, and whose state is taken over."""
 
-from tests.simulation.planted.mutant import COMPANY, FLIGHT, LOOP, RARE, TRANSACTION, Mutant
+from tests.simulation.planted.mutant import COMPANY, FLIGHT, LOOP, TRANSACTION, Mutant
 
 LEADERS = (
     Mutant(
@@ -16,7 +16,6 @@ LEADERS = (
         "(len(ranks), -ranks[0])",
         "(-len(ranks), -ranks[0])",
         "Among members with different histories the smallest set leads.",
-        survives=RARE,
     ),
     Mutant(
         "histories_mixed",
@@ -24,7 +23,6 @@ LEADERS = (
         "by_hash.setdefault(headers[rank].commit_hash, [])",
         'by_hash.setdefault("", [])',
         "Members with different histories lead together.",
-        survives=RARE,
     ),
     Mutant(
         "too_far_ahead_inverted",
@@ -39,7 +37,6 @@ LEADERS = (
         "header.step > min(steps) + terms.sync_interval",
         "header.step > min(steps)",
         "A member that is one window ahead is not believed.",
-        survives=RARE,
     ),
     Mutant(
         "half_is_a_majority",
@@ -47,7 +44,6 @@ LEADERS = (
         "2 * len(workers) > terms.workers",
         "2 * len(workers) >= terms.workers",
         "Half of the workers outweigh a member that has gone on without them.",
-        survives=RARE,
     ),
     Mutant(
         "digest_left_out",

@@ -51,7 +51,6 @@ MEANS = (
         "                    weight=weight,\n",
         "                    weight=fragment.window,\n",
         "The weight of a window also counts inner steps after it was sent.",
-        survives="In the simulation the round begins milliseconds later at most, before the next inner step.",
     ),
     Mutant(
         "residual_of_failed_round",

@@ -6,6 +6,7 @@ TRANSACTION, COMPANY, MEMBERSHIP = (f"outer/protocol/{name}.py" for name in ("tr
 ROUND, TRANSPORT, ANSWERS = (f"outer/protocol/{name}.py" for name in ("peer_round", "peer_transport", "answers"))
 ADMISSION, EXCHANGE, GROUP = (f"outer/protocol/{name}.py" for name in ("admission", "exchange", "group"))
 REACHABILITY, COMMITS = "outer/protocol/reachability.py", "runs/commits.py"
+WHEREABOUTS = "outer/protocol/whereabouts.py"
 LOOP, FRAGMENT, FLIGHT, OUTGOING = (
     f"outer/loop/{name}.py" for name in ("outer_loop", "fragment", "in_flight", "outgoing")
 )

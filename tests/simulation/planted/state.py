@@ -1,6 +1,6 @@
 """Mistakes in the state of a worker, and in how it is handed on."""
 
-from tests.simulation.planted.mutant import ANSWERS, FRAGMENT, LOOP, MEMBERSHIP, RARE, TRANSACTION, Mutant
+from tests.simulation.planted.mutant import ANSWERS, FRAGMENT, LOOP, MEMBERSHIP, TRANSACTION, Mutant
 
 STATE = (
     Mutant(
@@ -78,8 +78,7 @@ STATE = (
         LOOP,
         '            position["arrived"] = self._sent.to_json()',
         "            pass",
-        "A worker that takes over a state does not learn of the round in flight.",
-        survives=RARE,
+        "A worker that goes on from a saved state forgets the round in flight.",
     ),
     Mutant(
         "old_state_handed_on",
@@ -87,7 +86,6 @@ STATE = (
         "return self._offer[1] if self._offer[0] == name else None",
         "return self._offer[1] or None",
         "A worker that asks for the state after a round gets the state after an earlier one.",
-        survives=RARE,
     ),
     Mutant(
         "state_not_offered",

@@ -1,6 +1,6 @@
 """Mistakes in the vote, and in what workers answer each other about it."""
 
-from tests.simulation.planted.mutant import ANSWERS, RARE, ROUND, TRANSACTION, TRANSPORT, Mutant
+from tests.simulation.planted.mutant import ANSWERS, ROUND, TRANSACTION, TRANSPORT, Mutant
 
 VOTE = (
     Mutant(
@@ -45,7 +45,6 @@ VOTE = (
         "if answer == COMMITTED:",
         "if answer in (COMMITTED, VOTING):",
         "A worker in doubt commits if another one still votes.",
-        survives=RARE,
     ),
     Mutant(
         "no_patience_in_doubt",
@@ -60,21 +59,20 @@ VOTE = (
         "                transport.wire.abort()  # a peer that waits for this rank's vote would wait until the timeout",
         "                pass",
         "A worker in doubt keeps its connections, on which others wait for its vote until the timeout.",
-        survives=RARE,
     ),
     Mutant(
         "no_abort_after_failure",
         ROUND,
-        "            transport.wire.abort()  # whoever waits for this worker",
-        "            pass  # whoever waits for this worker",
+        "            self._transport.wire.abort()\n",
+        "            pass\n",
         "After a failed round a worker keeps its connections, on which others wait until the timeout.",
-        survives="Harmless in a worker of one rank: the end of a failed round cuts the connections, too.",
+        survives="Harmless: the failed exchange and the end of a failed round cut the connections, too.",
     ),
     Mutant(
         "wire_overrules_vote",
         ROUND,
-        "        return committed\n\n    def _compare_seals",
-        "        return committed and transport.wire.connected\n\n    def _compare_seals",
+        "        return committed\n\n    def _release_others",
+        "        return committed and transport.wire.connected\n\n    def _release_others",
         "A worker does not count a round as committed if its connections are lost after the vote.",
     ),
     Mutant(
@@ -97,7 +95,6 @@ VOTE = (
         "_remember(self._rounds, name, VOTING)",
         "_remember(self._rounds, name, COMMITTED)",
         "A worker answers that a round is committed before it has the votes.",
-        survives=RARE,
     ),
     Mutant(
         "failure_not_said",
@@ -119,7 +116,6 @@ VOTE = (
         "            this_round.vote(False)\n            return LeftBehind()",
         "            return LeftBehind()",
         "A worker that has been left behind leaves the round without a vote, and lets the others wait.",
-        survives="Others only wait until a timeout, and after a silence, which leaves workers behind, waits are free.",
     ),
     Mutant(
         "rounds_not_numbered",
