@@ -172,6 +172,12 @@ def _notes(config: ResolvedConfig) -> list[str]:
     if weights is not None and not math.isclose(total := math.fsum(weights), 1, rel_tol=1e-6):
         shares = ", ".join(f"{weight / total:.4g}" for weight in weights)
         notes.append(f"data.weights sum to {total:g}, not to 1; the shares of the sources are {shares}")
+    initial = config.checkpoint.initial
+    if initial is not None and config.data.tokenizer == EMBEDDED and _is_other(Path(initial), config.data.vocabulary):
+        notes.append(
+            f"checkpoint.initial {initial} has a tokenizer of its own, but data.tokenizer is {EMBEDDED}: its weights "
+            f"would read other tokens than they were trained on; --data.tokenizer {initial} takes it"
+        )
     return notes
 
 
@@ -254,6 +260,16 @@ def _check_source(option: str, name: str, text_field: str) -> None:
             open_source(name, text_field)
     except UserError as error:
         raise UserError(f"{option}: {error}") from None
+
+
+def _is_other(folder: Path, vocabulary: int) -> bool:
+    """Whether a folder has a tokenizer that is not the embedded one of so many entries."""
+    if not (folder / "tokenizer.json").is_file():
+        return False
+    try:
+        return _entries(folder) != vocabulary
+    except UserError:  # data.tokenizer would say why
+        return True
 
 
 @functools.cache

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from muloco.data.tokenizer import train_tokenizer
 from muloco.errors import UserError
 from muloco.export.folders import export_huggingface
 from muloco.model import build
@@ -15,8 +16,11 @@ from muloco.model.architectures.titan import from_torchtitan
 from muloco.model.architectures.titan.huggingface import FORMS
 from muloco.model.initial import check_initial, load_initial
 from muloco.model.weights_folder import WeightsFolder
+from muloco.resolve import resolution
+from muloco.settings.load import load_config
 from muloco.training.trained import find_trained
 
+from ..run_on_disk import BYTES
 from ..training.one_worker import losses, train
 from .small_titan import small_spec
 
@@ -78,6 +82,17 @@ def test_a_folder_of_another_model_is_refused(size: Flavor, tmp_path: Path) -> N
         path.write_text(json.dumps({**changed, name: value}))
         with pytest.raises(UserError, match=message):
             check_initial(tmp_path, size)
+
+
+@pytest.mark.parametrize("size", ["qwen3"], indirect=True)
+def test_a_tokenizer_that_comes_with_the_weights_is_not_forgotten_silently(size: Flavor, tmp_path: Path) -> None:
+    made_by_transformers(size, tmp_path)
+    words = ["--model.flavor", size.name, "--checkpoint.initial", str(tmp_path)]
+    assert not resolution(load_config("config/laptop/muloco.py", words)).notes
+    train_tokenizer(BYTES, 258, tmp_path)
+    (note,) = resolution(load_config("config/laptop/muloco.py", words)).notes
+    assert f"--data.tokenizer {tmp_path} takes it" in note
+    assert not resolution(load_config("config/laptop/muloco.py", [*words, "--data.tokenizer", str(tmp_path)])).notes
 
 
 def test_a_buffer_without_a_place_in_transformers_is_not_lost(size: Flavor) -> None:
