@@ -5,6 +5,7 @@
     python benchmarks/storm.py pairs    two workers of two ranks (FSDP2), until each phase was struck once
     python benchmarks/storm.py short    four workers, mostly stopped and cut off, each phase once
     python benchmarks/storm.py many     16 workers through 50 syncs, with joins and leaves
+    python benchmarks/storm.py brief    four workers through 60 syncs: one run of some three minutes
 
 Real runs of `muloco train` under `chaos`, one after the other, with different seeds of the faults, in two fragments
 with tau = 2. Inner steps are held up to a pace, so that a run lasts as long on a fast machine. A storm is passed where
@@ -28,7 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storm_judge import COMMIT_SECONDS, Figures, judge
+from storm_costs import costs, struck
+from storm_judge import COMMIT_SECONDS, Figures, figures_of, lines_of
 
 from muloco.failpoints import FAILPOINTS
 from muloco.runs.folder import RunFolder
@@ -93,6 +95,7 @@ STORMS = {
     "pairs": Storm(settings=PAIRS, interval=45, per_phase=1, total=10),
     "short": Storm(settings=SHORT, interval=5, per_phase=1, total=10, seeds=(1,)),
     "many": Storm(settings=MANY, interval=20, per_phase=0, total=10, seeds=(1,)),
+    "brief": Storm(settings={**FOUR, "training.steps": 300}, interval=16, per_phase=0, total=8, seeds=(1,)),
 }
 GROUP_SIZE, STEPS = "fault_tolerance.group_size", "training.steps"
 RUN_SECONDS = 900
@@ -174,6 +177,7 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
         Failed: see above.
     """
     figures, restarts = Figures(), 0
+    courses: list[list[dict[str, Any]]] = []
     losses: list[float] = []
     started = time.monotonic()
     calm = ThreadPoolExecutor(1).submit(undisturbed, outputs, chosen)
@@ -184,7 +188,8 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
         number = len(losses)
         chaos = {"chaos.interval_seconds": chosen.interval, "chaos.seed": number}
         folder = run(outputs, f"storm-{number}", {**TIMEOUTS, **chosen.settings, **chaos}, pace=pace)
-        figures.add(judge(folder, workers=workers, steps=steps))
+        courses.append(lines_of(folder))
+        figures.add(figures_of(courses[-1], workers=workers, steps=steps))
         losses.append(held_out(folder))
         restarts += json.loads(folder.summary.read_text())["restarts"]
         print(f"{folder.root.name}: held-out loss {losses[-1]:.4f}, {figures.summary()}", flush=True)
@@ -200,6 +205,18 @@ def storm(outputs: Path, chosen: Storm, *, pace: float, limit: float) -> dict[st
         "held_out_loss": losses,
         "band_undisturbed": [low, high],
         "within_band": all(low <= loss <= high for loss in losses),
+        "costs": costs(courses),
+        "courses": [_course(lines) for lines in courses],
+    }
+
+
+def _course(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """When a run began, in seconds since 1970, how long it trained, and what has struck it."""
+    began = lines[0]["time"]
+    return {
+        "began": began,
+        "seconds": round(lines[-1]["time"] - began, 1),
+        "faults": struck(lines, began),
     }
 
 
@@ -215,6 +232,7 @@ def table(result: Mapping[str, Any]) -> str:
         f"{result['faults']} faults in {result['seconds']} s, {result['restarts']} restarts, {result['joins']} joins",
         f"{result['digests']} digests of {result['syncs']} syncs, {len(result['mismatches'])} mismatches",
         f"step efficiency {100 * result['step_efficiency']:.1f} %",
+        *_living(result),
         f"the others' next sync after a kill: median {commits.get('median')} s, at most {commits.get('most')} s",
         f"from a kill to the victim's return: median {returns.get('median')} s, at most {returns.get('most')} s",
     ]
@@ -222,6 +240,12 @@ def table(result: Mapping[str, Any]) -> str:
     losses = ", ".join(f"{loss:.4f}" for loss in result["held_out_loss"])
     rows.append(f"held-out loss {losses}; band of runs that nobody disturbs: {low:.4f} to {high:.4f}")
     return "\n".join(rows)
+
+
+def _living(result: Mapping[str, Any]) -> list[str]:
+    """One line; none for a result of earlier versions."""
+    share = result.get("share_of_the_living")
+    return [] if share is None else [f"of the living workers, {100 * share:.1f} % take part in a sync"]
 
 
 def main() -> int:

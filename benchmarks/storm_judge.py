@@ -9,6 +9,7 @@ from typing import Any
 from muloco.failpoints import FAILPOINTS
 from muloco.launch.summary import lost_steps
 from muloco.runs.folder import RunFolder, read_lines
+from muloco.runs.states import State
 
 COMMIT_SECONDS = 5.0
 """Seconds from a kill to the next sync of the others: the largest allowed median."""
@@ -33,10 +34,14 @@ class Figures:
     """Inner steps that all workers would have taken without faults."""
     lost: int = 0
     """Inner steps of these that no worker has taken, or that were thrown away."""
+    participants: int = 0
+    """Workers that took part in a sync, added up over all syncs."""
+    living: int = 0
+    """Workers that lived then: all but those that were killed and had not come back to meet the others."""
 
     def add(self, other: "Figures") -> None:
         self.faults += other.faults
-        for name in ("syncs", "digests", "joins", "steps", "lost"):
+        for name in ("syncs", "digests", "joins", "steps", "lost", "participants", "living"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in ("mismatches", "commits", "recoveries"):
             getattr(self, name).extend(getattr(other, name))
@@ -58,6 +63,11 @@ class Figures:
     def efficiency(self) -> float:
         return 1 - self.lost / self.steps
 
+    @property
+    def share(self) -> float:
+        """Share of the living workers that take part in a sync."""
+        return self.participants / self.living
+
     def summary(self) -> dict[str, Any]:
         """JSON values."""
         kinds = sorted({kind for _, kind in self.faults})
@@ -69,6 +79,7 @@ class Figures:
             "mismatches": self.mismatches,
             "joins": self.joins,
             "step_efficiency": round(self.efficiency, 4),
+            "share_of_the_living": round(self.share, 4),
             "seconds_to_next_commit": spread(self.commits),
             "seconds_to_return": spread(self.recoveries),
         }
@@ -85,17 +96,29 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     }
 
 
-def judge(folder: RunFolder, *, workers: int, steps: int, since: float = 0.0) -> Figures:
-    """The figures of a run that has ended.
+def lines_of(folder: RunFolder, *, since: float = 0.0) -> list[dict[str, Any]]:
+    """The lines of metrics of all workers in the order of their times.
 
     Args:
-        folder: of the run.
-        workers: K.
-        steps: of each worker.
         since: seconds since 1970; what comes before is left out.
     """
     lines = [line for path in folder.metrics_files().values() for line in read_lines(path) if line["time"] >= since]
-    lines.sort(key=lambda line: line["time"])
+    return sorted(lines, key=lambda line: line["time"])
+
+
+def judge(folder: RunFolder, *, workers: int, steps: int, since: float = 0.0) -> Figures:
+    """The figures of a run that has ended: see `figures_of` and `lines_of`."""
+    return figures_of(lines_of(folder, since=since), workers=workers, steps=steps)
+
+
+def figures_of(lines: Sequence[Mapping[str, Any]], *, workers: int, steps: int) -> Figures:
+    """The figures of a run that has ended.
+
+    Args:
+        lines: of metrics, see `lines_of`.
+        workers: K.
+        steps: of each worker.
+    """
     syncs, joins, faults = (
         [line for line in lines if line.get("event") == event] for event in ("sync", "join", "fault")
     )
@@ -104,6 +127,7 @@ def judge(folder: RunFolder, *, workers: int, steps: int, since: float = 0.0) ->
         place = (line["attempt"], line["step"], line["fragment"])
         anchors.setdefault(place, {}).setdefault(line["digest"], []).append(line["worker"])
     kills = [line for line in faults if line["kind"] == "kill"]
+    participants, living = _taking_part(lines, workers)
     return Figures(
         faults=Counter((line["phase"], line["kind"]) for line in faults),
         syncs=len(anchors),
@@ -114,7 +138,26 @@ def judge(folder: RunFolder, *, workers: int, steps: int, since: float = 0.0) ->
         joins=len(joins),
         steps=workers * steps,
         lost=lost_steps(lines, workers=workers, steps=steps),
+        participants=participants,
+        living=living,
     )
+
+
+def _taking_part(lines: Iterable[Mapping[str, Any]], workers: int) -> tuple[int, int]:
+    """See `Figures.participants` and `Figures.living`."""
+    participants, living, away = 0, 0, set[int]()
+    seen = set[tuple[int, int, int]]()
+    for line in lines:
+        match line.get("event"):
+            case "fault" if line["kind"] == "kill":
+                away.add(line["worker"])
+            case "state" if line["state"] == State.MEETING:
+                away.discard(line["worker"])
+            case "sync" if (place := (line["attempt"], line["step"], line["fragment"])) not in seen:
+                seen.add(place)
+                participants += line["participants"]
+                living += max(line["participants"], workers - len(away))
+    return participants, living
 
 
 def _until(kill: Mapping[str, Any], lines: Iterable[Mapping[str, Any]], *, same_worker: bool) -> float | None:

@@ -240,6 +240,64 @@ def storm_pairs() -> str:
 
 
 @table
+def storm_brief() -> str:
+    return _storm("brief")
+
+
+@table
+def calibration() -> str:
+    """Storms as measured, in simulated time, and by the model of `muloco plan --faults`."""
+    names = {"brief": "4", "four": "4", "many": "16", "pairs": "2, of two ranks"}
+    figures = {
+        "step_efficiency": ("step efficiency", "{:.1%}"),
+        "share_of_all": ("of all workers, take part in a sync", "{:.1%}"),
+        "share_of_the_living": ("of the living workers", "{:.1%}"),
+        "seconds_to_next_sync": ("from a kill to the others' next sync", "{:.2f} s"),
+    }
+    lines = []
+    for name, found in results("simulation/calibration.json")["storms"].items():
+        for figure, (meaning, form) in figures.items():
+            values = [found[figure][source] for source in ("measured", "simulated", "planned")]
+            lines.append(
+                (f"`{name}`, K = {names[name]}", meaning, *("" if v is None else form.format(v) for v in values))
+            )
+    return rows(("storm", "", "measured", "simulated", "planned"), *lines)
+
+
+@table
+def planned_faults() -> str:
+    """Runs whose workers are killed at random, in simulated time and by the model."""
+    lines = []
+    for workers, found in results("simulation/calibration.json")["random"].items():
+        pairs = [found[name] for name in ("step_efficiency", "share_of_the_living", "slowdown")]
+        cells = [
+            f"{pair['simulated']:{form}} / {pair['planned']:{form}}"
+            for pair, form in zip(pairs, (".1%", ".1%", ".3f"), strict=True)
+        ]
+        lines.append(
+            (
+                workers,
+                f"{found['kills_per_hour']:g}",
+                f"{found['runs']} x {found['syncs']}",
+                str(found["faults"]),
+                *cells,
+            )
+        )
+    return rows(
+        (
+            "K",
+            "an hour",
+            "syncs",
+            "kills",
+            "step efficiency",
+            "of the living take part",
+            "duration beside that without faults",
+        ),
+        *lines,
+    )
+
+
+@table
 def attacks() -> str:
     module = benchmark("attacking.table")
     return indented("\n".join(module.counts(module.read(CHECKOUT / "results" / "attacks" / "full.jsonl"))))

@@ -167,6 +167,13 @@ def fastest(plans: Sequence[Plan], gbit_per_second: float) -> Plan:
     return min(plans, key=lambda plan: plan.at(gbit_per_second).total)
 
 
+def exchange_bytes(config: ResolvedConfig, workers: int) -> float:
+    """Returns the bytes that the first of so many workers sends for one exchange of the whole model."""
+    from muloco.outer.protocol.exchange import bytes_sent
+
+    return float(sum(bytes_sent(layout, workers, 0) for layout in _layouts(config)))
+
+
 def _exchange_bytes(layouts: Sequence["Layout"], workers: int) -> int:
     """Returns the bytes that the worker with the most traffic sends for one exchange of the whole model."""
     from muloco.outer.protocol.exchange import bytes_sent

@@ -164,8 +164,6 @@ class Progress:
     logs: Sequence[Log]
     """The commit logs of all workers."""
     _: KW_ONLY
-    worker: int
-    """Number of the worker that asks."""
     attempt: int
     ask: Callable[[], Iterable[bytes]] = lambda: ()
     """Returns the results of `CommitLog.answer` of the other workers that can be reached, within a bounded time."""
@@ -175,10 +173,11 @@ class Progress:
         return max((commit.step for commit in chain(self._logged(), self._answered())), default=0)
 
     def passed(self, step: int, fragment: int) -> bool:
-        """Whether others have committed the round of a fragment after `step`, or a later one, without this worker."""
+        """Whether the round of a fragment after `step`, or a later one, was committed. A process that has not committed
+        it was left behind, even if its worker is named among the members: another process of this worker was in that
+        round, or this one has not learned of its outcome."""
         return any(
-            self.worker not in commit.members
-            and (commit.step > step or (commit.step, commit.fragment) == (step, fragment))
+            commit.step > step or (commit.step, commit.fragment) == (step, fragment)
             for commit in chain(self._logged(), self._answered())
         )
 

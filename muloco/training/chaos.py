@@ -92,7 +92,7 @@ class FaultInjector:
         """Slot in which this worker was struck last."""
 
     def __call__(self, phase: str) -> None:
-        for slot in (self._last, self.schedule.slot(time.time())):  # a worker that was killed may join in a later slot
+        for slot in (self._last, self.schedule.slot(self._now())):  # a worker that was killed may join in a later slot
             fault = self.schedule.fault(slot)
             left = fault.strikes[self._struck[slot] :]
             here = (fault.worker, fault.rank) == (self.worker, self.rank)
@@ -101,6 +101,9 @@ class FaultInjector:
                 self._last = slot
                 self._strike(left[0][0], phase)
                 return
+
+    def _now(self) -> float:
+        return time.time()
 
     def _strike(self, kind: str, phase: str) -> None:
         self.tell(kind, phase)

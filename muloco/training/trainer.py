@@ -283,7 +283,6 @@ class MulocoTrainer(Trainer):
         folder = RunFolder(config.dump_folder)
         progress = Progress(
             [LogFile(folder.commits(worker)) for worker in range(config.muloco.workers)],
-            worker=config.muloco.fault_tolerance.replica_id,
             attempt=config.metrics.attempt,
             ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values(),
         )

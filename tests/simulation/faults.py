@@ -12,7 +12,6 @@ from tests.simulation.ranks import machine
 from tests.simulation.run import PROGRESS_SECONDS, Outcome, Run
 from tests.simulation.themes import THEMES
 from tests.simulation.toy import Shape
-from tests.simulation.worker import QUORUM_SECONDS
 from tests.simulation.world import Process
 
 EVERYONE = -2
@@ -244,7 +243,8 @@ def _draw_fault(random: Random, shape: Shape) -> Fault:
             other = random.choice([other for other in range(shape.workers) if other != worker])
             return replace(fault, other=other, detail=random.choice(["", "", "all"]))
         case "lighthouse" if random.random() < 0.15:
-            return replace(fault, seconds=random.uniform(QUORUM_SECONDS, 1.5 * QUORUM_SECONDS))
+            patience = shape.costs.quorum_timeout
+            return replace(fault, seconds=random.uniform(patience, 1.5 * patience))
         case "slow":
             return replace(fault, seconds=short, amount=random.uniform(0.5, 8.0))
         case "lag":

@@ -65,8 +65,7 @@ class Knowledge:
 
         def passed(step: int, fragment: int) -> bool:
             def passes(commit: Commit) -> bool:
-                later = commit.step > step or (commit.step, commit.fragment) == (step, fragment)
-                return later and worker not in commit.members
+                return commit.step > step or (commit.step, commit.fragment) == (step, fragment)
 
             began, shown = world.now, list(self._shown(process, attempt))
             result = progress.committed_without_me(step, fragment)

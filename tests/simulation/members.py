@@ -31,6 +31,9 @@ class End:
         self._wanted = dict.fromkeys(self.others, 0)  # by the other member, as far as this one has heard
         self.arrived: dict[int, deque[bytearray]] = {other: deque() for other in self.others}
         self._waiting: Task | None = None
+        self._sizes: Sequence[int] = ()
+        self._open: set[int] = set()
+        """The members whose bytes have not arrived, or that have not taken theirs, in the swap under way."""
         self._name = name
         self._ends = network.groups.setdefault(name, {})
         process.on_end.append(lambda: self.close("the process has ended"))
@@ -101,13 +104,13 @@ class End:
                 self._offered[other].append(sent[other])
                 self._match(other)
         meanwhile()
-        deadline = world.now + seconds
+        deadline, self._sizes = world.now + seconds, sizes
+        self._open = {other for other in self.others if not self._is_done(other)}
         while not self.error:
-            missing = [r for r in self.others if (sizes[r] and not self.arrived[r]) or self._offered[r]]
-            if not missing:
+            if not self._open:
                 return [self.arrived[r].popleft() if r in self.arrived and sizes[r] else b"" for r in range(len(sizes))]
-            if broken := [self._lost[other] for other in missing if other in self._lost]:
-                raise RuntimeError(broken[0])
+            if broken := self._open & self._lost.keys():
+                raise RuntimeError(self._lost[min(broken)])
             if world.now >= deadline:
                 self.close("timed out")
                 raise RuntimeError(f"timed out after {seconds:g} s")
@@ -163,18 +166,29 @@ class End:
             data, end = bytearray(self._offered[other].popleft()), self._ends[other]
             kind = self._network.mishap(self.process.machine)
             again = kind in ("lost", "late")
-            late = self._network.world.random.uniform(0.2, 3.0) if again else 0.0
+            late = self._network.leaving(self.process.machine, len(data))
+            late += self._network.world.random.uniform(0.2, 3.0) if again else 0.0
 
             if kind == "damaged":
                 data[min(len(data) - 1, self._network.world.random.randrange(len(data)) | 3)] ^= 0x40
 
             def arrives(end: "End" = end, data: bytearray = data) -> None:
                 end.arrived[self._rank].append(data)
-                end._wake()
+                end._settle(self._rank)
 
             way = self, other
             self._network.send(self.process, end.process.machine, arrives, end.process, way, late)
-            self._wake()
+            self._settle(other)
+
+    def _is_done(self, other: int) -> bool:
+        return not self._offered[other] and (not self._sizes[other] or bool(self.arrived[other]))
+
+    def _settle(self, other: int) -> None:
+        """Goes on once nobody is missing in the swap under way."""
+        if other in self._open and self._is_done(other):
+            self._open.remove(other)
+            if not self._open:
+                self._wake()
 
     def _wake(self) -> None:
         if self._waiting is not None:

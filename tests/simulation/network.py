@@ -11,24 +11,30 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.costs import Costs
 from tests.simulation.world import Process, World
 
 if TYPE_CHECKING:
     from tests.simulation.members import End
     from tests.simulation.store import Store
 
-FASTEST, TYPICAL = 0.0002, 0.002
-"""Latency of a message in seconds: at least, and most of the time at most."""
+FASTEST = 0.0002
+"""Least latency of a message in seconds."""
 PROBE_SECONDS = 3.0
 TRIED_SECONDS = 3.0
 """A request may still arrive this long after its sender has given it up."""
 
 
 class Network:
-    """The connections between the machines of a world."""
+    """The connections between the machines of a world.
 
-    def __init__(self, world: World):
-        self.world = world
+    Args:
+        world: in which.
+        costs: of messages and bytes.
+    """
+
+    def __init__(self, world: World, costs: Costs = Costs()):  # noqa: B008
+        self.world, self._costs = world, costs
         self.servers: dict[str, tuple[Process, Callable[[Any], Any]]] = {}
         """By address, the process that serves there, and what answers a message."""
         self.stores: dict[str, Store] = {}
@@ -43,6 +49,8 @@ class Network:
         """Attempts to connect with a member of a group that is not there yet."""
         self._cuts: dict[tuple[str, str], float] = {}
         self._last: dict[Any, float] = {}
+        self._free: dict[str, float] = {}
+        """For each machine, when all bytes have left that it has sent."""
 
     def cut(self, source: str, target: str, seconds: float) -> None:
         """Cuts one direction between two machines for some seconds."""
@@ -67,8 +75,16 @@ class Network:
     def delay(self, source: str, target: str) -> float:
         """Returns after how many seconds a message arrives that is sent now."""
         random = self.world.random.random()
-        latency = FASTEST + (TYPICAL * random if random < 0.99 else 50 * TYPICAL * (random - 0.99) * 100)
+        typical = self._costs.message_seconds
+        latency = FASTEST + (typical * random if random < 0.99 else 50 * typical * (random - 0.99) * 100)
         return latency + self.silent(source, target)
+
+    def leaving(self, machine: str, size: int) -> float:
+        """Returns after how many seconds so many bytes have left a machine that sends them now."""
+        if self._costs.bytes_per_second == math.inf:
+            return 0.0
+        self._free[machine] = max(self._free.get(machine, 0.0), self.world.now) + size / self._costs.bytes_per_second
+        return self._free[machine] - self.world.now
 
     def send(
         self,

@@ -5,11 +5,13 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 
 from muloco import errors, failpoints
 from muloco.outer.protocol.authentication import Key
+from muloco.outer.protocol.transport import TransportError
 from tests.simulation.invariants import Ledger, Violation
 from tests.simulation.knowledge import Knowledge
 from tests.simulation.lighthouse import Lighthouse
@@ -21,10 +23,12 @@ from tests.simulation.storage import Storage
 from tests.simulation.toy import Shape
 from tests.simulation.watch import Watch
 from tests.simulation.wire import seeded_nonces
-from tests.simulation.worker import BEAT_SECONDS, EXCHANGE_SECONDS, STRAGGLER_SECONDS, SimulatedWorker
+from tests.simulation.worker import SimulatedWorker
 from tests.simulation.world import Killed, Process, World
 
 FIRST_BACK_OFF, LONGEST_BACK_OFF = 1.0, 60.0
+OF_THE_TRAINER = ("inner_step", "checkpoint", "validation")
+"""Failpoints that make no point of the world: a worker waits there anyway."""
 LAST_SECONDS, FAILURE_SECONDS = 60.0, 3.0
 """See `muloco.launch.pool`."""
 CALM_SECONDS = 20.0
@@ -65,11 +69,11 @@ class Run:
     def __init__(self, shape: Shape, seed: int):
         self.shape = shape
         self.world = World(seed)
-        self.network = Network(self.world)
+        self.network = Network(self.world, shape.costs)
         self.storage = Storage()
         self.ledgers = [Ledger(shape, rank) for rank in range(shape.ranks)]
         self.ledger = self.ledgers[0]
-        self.watches = [Watch(ledger, EXCHANGE_SECONDS) for ledger in self.ledgers]
+        self.watches = [Watch(ledger, shape.costs.exchange_timeout) for ledger in self.ledgers]
         self.knowledge = Knowledge(self.network, self.storage)
         self.stops, self.poison = Stops(), Poison()
         self.troubled = -CALM_SECONDS
@@ -79,8 +83,13 @@ class Run:
         self.end = ""
         self.ranks: dict[int, Ranks] = {}
         """The ranks of each worker."""
+        self.lines: list[dict[str, Any]] = []
+        """What the workers log, as lines of metrics (`muloco.runs.folder`)."""
         self.lighthouse = Lighthouse(
-            self.network, least=shape.least, join_timeout=STRAGGLER_SECONDS, beat_timeout=BEAT_SECONDS
+            self.network,
+            least=shape.least,
+            join_timeout=shape.costs.straggler_timeout,
+            beat_timeout=shape.costs.heartbeat_timeout,
         )
         self._back_off = dict.fromkeys(range(shape.workers), FIRST_BACK_OFF)
         self._done = False
@@ -114,6 +123,11 @@ class Run:
         """Whether no fault disturbs workers now, or has done so a short while ago."""
         return self.world.now > max(self.ledger.disturbed, self.ledger.unmet, self.troubled + CALM_SECONDS)
 
+    def log(self, worker: int, step: int, event: str, **values: Any) -> None:
+        """Adds a line to the metrics of a worker."""
+        place = {"attempt": self.attempt, "time": self.world.now, "worker": worker, "step": step}
+        self.lines.append({**place, "event": event, **values})
+
     def _start(self, worker: int, state: str, attempt: int) -> None:
         self._restarting -= 1
         if attempt != self.attempt or self._done:
@@ -142,7 +156,9 @@ class Run:
             raise
         except Exception as error:
             status, reason = errors.exit_status(error), f"{type(error).__name__}: {error}"
-            if status in errors.LASTING and not self.poison.is_defined(error, self.ledgers[rank]):
+            lost = isinstance(error, errors.AttemptFailed | TransportError) or self.shape.ranks > 1
+            expected = lost and status not in errors.LASTING
+            if not expected and not self.poison.is_defined(error, self.ledgers[rank]):
                 raise
         self.world.here()
         self.world.tell(process.name, f"ends with status {status}{reason and ': '}{reason}")
@@ -262,6 +278,8 @@ def _failpoints(run: Run) -> Iterator[None]:
     """Within the context the failpoints of the engine are points of the world."""
 
     def listen(failpoint: str) -> None:
+        if failpoint in OF_THE_TRAINER:
+            return
         run.world.point(f"is at {failpoint}")
         if failpoint in ("open", "headers"):  # it looks for the others, and it has met some
             for ledger in run.ledgers:

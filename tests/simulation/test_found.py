@@ -32,6 +32,11 @@ FOUND = {
             Fault(kind="kill", worker=3, point=1, phase="gather", times=3, seconds=9.0, detail="none"),
         ),
     ),
+    "a worker that had missed a sync ended with RuntimeError in that of a fragment of another size": Schedule(
+        0,
+        Shape(workers=3, interval=2, fragments=2, rounds=4),
+        (Fault(kind="pause", worker=1, point=1, phase="open", times=3, seconds=4.0),),
+    ),
     "a worker that had gone on alone did not ask whether the others had, too": Schedule(
         3,
         Shape(workers=2, interval=1, rounds=2),

@@ -9,9 +9,10 @@ import torch
 
 from muloco.outer.codecs import build_codec
 from muloco.outer.codecs.compression import Compression
+from tests.simulation.costs import Costs
 
 SHAPES = {"a.0": (3,), "a.1": (2, 2), "b.0": (2, 3), "b.1": ()}
-FRAGMENTS = {1: [["a.0", "a.1", "b.0", "b.1"]], 2: [["a.0", "a.1"], ["b.0", "b.1"]]}
+FRAGMENTS = {1: [["a.0", "a.1", "b.0", "b.1"]], 2: [["a.0", "a.1", "b.1"], ["b.0"]]}
 LEARNING_RATE, MOMENTUM = 0.7, 0.6
 
 
@@ -29,6 +30,7 @@ class Shape:
     """Whether 4-bit pseudogradients with error feedback travel."""
     save_every: int = 0
     """Inner steps between checkpoints; 0: none."""
+    costs: Costs = Costs()
     ranks: int = 1
     """Ranks of each worker."""
     hasty: bool = False

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from muloco import failpoints
 from muloco.outer import OuterLoop, QuorumPolicy, RunProgress, TransportError, WorkerIdentity
 from muloco.outer.loop.fragments import Schedule
 from muloco.outer.protocol.outcome import Committed, Outcome
 from muloco.outer.protocol.peer_transport import PeerTransport
 from muloco.runs.commits import CommitLog, Progress
+from muloco.runs.states import State
 from muloco.training.transfer import WorkerTransfer
 from tests.simulation import shares, toy
 from tests.simulation.invariants import View
@@ -29,7 +31,6 @@ NCCL_SECONDS = 300.0
 """Timeout of the collectives of inner steps."""
 HASTE = 0.3
 """Share of the inner steps that take hardly any time, in runs that are hasty."""
-QUORUM_SECONDS, STRAGGLER_SECONDS, EXCHANGE_SECONDS, BEAT_SECONDS = 120.0, 20.0, 5.0, 3.0
 
 
 class SimulatedWorker:
@@ -51,7 +52,7 @@ class SimulatedWorker:
         self.spoiled: float | None = None
         """What the next inner step writes into a parameter, if it is NaN or Inf."""
         self._position = 0
-        shape = run.shape
+        shape, costs = run.shape, run.shape.costs
         self._flat, self._parameters = toy.parameters(toy.start())
         clock = SimulatedClock(process, hasty=shape.hasty)
         wire = SimulatedWire(
@@ -61,8 +62,8 @@ class SimulatedWorker:
             f"run_{worker:03d}",
             run.key,
             min_replica_size=shape.least,
-            quorum_seconds=QUORUM_SECONDS,
-            exchange_seconds=EXCHANGE_SECONDS,
+            quorum_seconds=costs.quorum_timeout,
+            exchange_seconds=costs.exchange_timeout,
         )
         transport = PeerTransport(
             clock,
@@ -71,14 +72,12 @@ class SimulatedWorker:
             worker=worker,
             min_replica_size=shape.least,
             device=torch.device("cpu"),
-            quorum_seconds=QUORUM_SECONDS,
-            exchange_seconds=EXCHANGE_SECONDS,
+            quorum_seconds=costs.quorum_timeout,
+            exchange_seconds=costs.exchange_timeout,
         )
         logs = [SimulatedLog(run.storage, process, other, machine(other)) for other in range(shape.workers)]
         self._commits = CommitLog(logs[worker], attempt=run.attempt)
-        progress = Progress(
-            logs, worker=worker, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values()
-        )
+        progress = Progress(logs, attempt=run.attempt, ask=lambda: transport.inquire(COMMITS, ASK_SECONDS).values())
         known = RunProgress(last_committed_step=lambda: max(run.storage.newest() or 0, progress.reached()))
         if rank == 0:
             known = replace(known, committed_without_me=progress.passed, record=self._commits.add)
@@ -94,8 +93,8 @@ class SimulatedWorker:
             identity=WorkerIdentity(run="run", worker=worker, workers=shape.workers),
             quorum=QuorumPolicy(
                 min_replica_size=shape.least,
-                straggler_timeout_seconds=STRAGGLER_SECONDS,
-                quorum_timeout_seconds=QUORUM_SECONDS,
+                straggler_timeout_seconds=costs.straggler_timeout,
+                quorum_timeout_seconds=costs.quorum_timeout,
             ),
             progress=known,
             sync_interval=shape.interval,
@@ -132,6 +131,7 @@ class SimulatedWorker:
             self._load(saved)
         if self._rank == 0:
             self._commits.begin(self.step)
+        self._log("state", state=State.MEETING)
         loop.membership.asks_to_stop = self._asked_to_stop()
         loop.start(self.step)
         run.world.tell(self._process.name, f"begins after step {self.step}")
@@ -141,15 +141,27 @@ class SimulatedWorker:
             if loop.sends_after(step) and self._asked_to_stop():
                 loop.membership.asks_to_stop = True
             run.stops.sends(run.attempt, self._worker, step, asks=loop.membership.asks_to_stop)
+            validates = last or loop.applies_after(step)
+            self._validate(validates)
             syncs = loop.after_inner_step(step, last=last)
             for sync in syncs:
                 members = ", ".join(f"{worker} ({weight} steps)" for worker, weight in sync.weights.items())
                 run.world.tell(self._process.name, f"has applied a mean of workers {members} after step {step}")
+                self._log(
+                    "sync",
+                    step=step,
+                    fragment=sync.fragment,
+                    participants=len(sync.weights),
+                    digest="",
+                    bytes_sent=sync.bytes_sent,
+                    seconds_waited=sync.seconds_waited,
+                )
             if shape.shares and syncs and self.step == step:
                 ends = last or loop.membership.stops  # those that are done do not wait for the others
                 shares.share(loop, self._rank, all_come=lambda ends=ends: run.is_calm() and not ends)
             if shape.save_every and self.step == step and step % shape.save_every == 0 and step < shape.steps:
                 self._save()
+            self._validate(validates)
         if not loop.membership.stops:
             self._ledger.finishes(self._view, self._flat.numpy())
         elif loop.membership.members:
@@ -160,9 +172,14 @@ class SimulatedWorker:
     def _take_inner_step(self) -> None:
         """Takes an inner step. The ranks of the worker take it together."""
         run, shape = self._run, self._run.shape
+        failpoints.hit("inner_step")
         run.stops.takes_step(self._view)
         hasty = shape.hasty and run.world.random.random() < HASTE
-        seconds = run.world.random.uniform(0.0, LATE_SECONDS / 2) if hasty else run.world.random.uniform(0.5, 1.5)
+        seconds = (
+            run.world.random.uniform(0.0, LATE_SECONDS / 2)
+            if hasty
+            else run.world.random.uniform(*shape.costs.step_seconds)
+        )
         self._clock.sleep(seconds)
         self._ranks.gather("an inner step", self._rank, self.step, NCCL_SECONDS)
         self.step += 1
@@ -182,6 +199,7 @@ class SimulatedWorker:
         membership = self.loop.membership
         run = self._run
         run.world.tell(self._process.name, f"goes on from another worker's state of step {self.step}")
+        self._log("join")
         self._ledger.joins(self._view, membership.commit_hash, self._position, *self._anchor(), run.world.now)
 
     def remembered(self) -> tuple[int, ...]:
@@ -230,10 +248,21 @@ class SimulatedWorker:
         flat = torch.cat([tensors[name].flatten() for name in toy.SHAPES])
         return flat.numpy(), self.loop.anchor_digest()
 
+    def _log(self, event: str, *, step: int | None = None, **values: Any) -> None:
+        """Adds a line to the metrics of the worker, of its first rank."""
+        if self._rank == 0:
+            self._run.log(self._worker, self.step if step is None else step, event, **values)
+
+    def _validate(self, validates: bool) -> None:
+        failpoints.hit("validation")
+        if validates and (seconds := self._run.shape.costs.validation_seconds):
+            self._clock.sleep(seconds)
+
     def _save(self, *, alone: bool = False) -> bool:
         """Writes this worker's part of a checkpoint. Returns whether it has one: a worker that has just joined has
         none, nor has one whose parameters are not finite. Of several that save `alone`, the first one does."""
         run = self._run
+        failpoints.hit("checkpoint")
         members, _ = self.loop.last_round()
         if self._worker not in members or not self._flat.isfinite().all():
             return False

@@ -8,6 +8,7 @@ import heapq
 import itertools
 import zlib
 from collections.abc import Callable
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -129,12 +130,14 @@ class World:
         """Called at each point at which a process waits or sends."""
         self.seconds = seconds
         """Simulated time at which `run` ends."""
-        self._most_events = events
+        self.most_events = events
         self._heap: list[tuple[float, int, Any, Any]] = []
         self._order = itertools.count()
         self._numbers = itertools.count()
         self._tasks: set[Task] = set()
         self._main = getcurrent()
+        self._new: Task | None = None
+        """The task that `run` is to begin."""
 
     def spawn(self, process: Process, work: Callable[[], object], name: str = "", after: float = 0.0) -> Task:
         """Starts a task in a process. It begins when the current task waits, or after some seconds."""
@@ -232,9 +235,11 @@ class World:
     def run(self) -> str:
         """Runs until `stop`, an error, or a limit. All tasks have ended then. Returns `end`."""
         self._main = getcurrent()
-        following = self._next()
-        if following is not None:
-            self._greenlet_of(following).switch()
+        self._new = self._next()
+        while (task := self._new) is not None:
+            self._new, self.current = None, task
+            task.greenlet = greenlet(partial(self._carry_out, task))
+            task.greenlet.switch()
         self.end = self.end or "stopped"
         for task in sorted(self._tasks, key=lambda t: t.number):
             if task.greenlet is not None and not task.done:
@@ -268,10 +273,11 @@ class World:
         getcurrent().parent = self._greenlet_of(self._next())
 
     def _greenlet_of(self, task: Task | None) -> greenlet:
-        if task is None:
+        """Returns where to switch to, so that a task goes on. `run` begins all tasks: where torch raises an error, it
+        looks at all frames of the stack, also at those that are below the first one of the task."""
+        if task is None or task.greenlet is None:
+            self._new = task
             return self._main
-        if task.greenlet is None:
-            task.greenlet = greenlet(lambda *_: self._carry_out(task), parent=self._main)
         self.current = task
         return task.greenlet
 
@@ -283,7 +289,7 @@ class World:
                 self.end = "failure"
             elif not self._heap:
                 self.end = "stuck"
-            elif self.events >= self._most_events:
+            elif self.events >= self.most_events:
                 self.end = "events"
             elif self._heap[0][0] > self.seconds:
                 self.end = "time"

@@ -223,6 +223,15 @@ class FragmentState:
             group["lr"] = lr
 
 
+def checksums(fragments: Iterable[FragmentState]) -> torch.Tensor:
+    """Returns the digests of these fragments by which workers find out whether they hold the same: an int64 vector of
+    two, of this rank's parts of the anchors and of the outer optimizers' buffers, on the device of the anchors."""
+    held = [fragment.global_tensors() for fragment in fragments]
+    anchors = digest(tensor for kinds in held for tensor in kinds.pop("anchor").values())
+    outer = digest(tensor for kinds in held for kind in sorted(kinds) for tensor in kinds[kind].values())
+    return torch.stack([anchors, outer.to(anchors.device)])
+
+
 def _keep(tensor: torch.Tensor, device: torch.device | None) -> torch.Tensor:
     """A copy on the device; on the CPU beside an accelerator pinned, so that copies go beside the inner steps."""
     if device is None or device == tensor.device:

@@ -1,14 +1,14 @@
 """A fragment in flight: its pseudogradient is on its way to the other workers, and their mean on its way back."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from muloco.outer.loop.background import Pending
-from muloco.outer.loop.fragment import FragmentState
+from muloco.outer.loop.fragment import FragmentState, checksums
 from muloco.outer.loop.outgoing import Outgoing
 from muloco.outer.protocol.membership import Membership
 from muloco.outer.protocol.outcome import CatchUp, Committed, Outcome
@@ -44,11 +44,23 @@ class InFlight:
 
     @classmethod
     def send(
-        cls, fragment: FragmentState, index: int, membership: Membership, transport: Transport, *, step: int, due: int
+        cls,
+        fragments: Sequence[FragmentState],
+        index: int,
+        membership: Membership,
+        transport: Transport,
+        *,
+        step: int,
+        due: int,
     ) -> "InFlight":
-        """Starts the round of a fragment from the parameters as they are now, after inner step `step`."""
+        """Starts the round of the fragment at `index` from the parameters as they are now, after inner step `step`."""
+        fragment = fragments[index]
         own = Outgoing(fragment, inner_steps_go_on=due > step)
-        weight, checksum = fragment.window, fragment.digest()
+        weight = fragment.window
+
+        def digests() -> torch.Tensor:
+            own.hold()  # what is sent and the digests are of the same moment
+            return checksums([fragment])
 
         def work() -> Arrived:
             own_square = own.square
@@ -59,7 +71,7 @@ class InFlight:
                     own.vector,
                     weight=weight,
                     finite=own.finite,
-                    checksum=checksum,
+                    checksums=digests,
                     overwrite=own.overwrite,
                 )
             except NonFinitePseudogradient as error:
@@ -71,8 +83,8 @@ class InFlight:
                     mean_square = _square_of_mean(outcome, fragment, mean)
                     product = own.product(mean)
                     return Arrived(outcome=outcome, own_square=own_square, mean_square=mean_square, product=product)
-                case CatchUp(committed=Committed(mean=torch.Tensor() as mean) as committed):
-                    _square_of_mean(committed, fragment, mean)
+                case CatchUp(committed=Committed(fragment=int() as theirs, mean=torch.Tensor() as mean) as committed):
+                    _square_of_mean(committed, fragments[theirs], mean)
             return Arrived(outcome=outcome)
 
         concurrent = transport.concurrent and due > step

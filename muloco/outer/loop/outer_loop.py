@@ -13,7 +13,7 @@ from muloco.outer.codecs.channel import Channel
 from muloco.outer.codecs.compression import Compression, layout_digest
 from muloco.outer.in_process import InProcessGroup
 from muloco.outer.loop.digest import digest
-from muloco.outer.loop.fragment import FragmentState, Merging, OuterOptimizer
+from muloco.outer.loop.fragment import FragmentState, Merging, OuterOptimizer, checksums
 from muloco.outer.loop.fragments import Schedule, homes
 from muloco.outer.loop.in_flight import Arrived, InFlight
 from muloco.outer.loop.snapshot import Saved, Snapshot, Tensors
@@ -150,7 +150,7 @@ class OuterLoop:
     def start(self, step: int) -> None:
         """Meets the other workers. To be called before the first inner step (or the first after `step`); see
         `Membership.start`."""
-        self.membership.start(step, digest(self._all_anchors()))
+        self.membership.start(step, checksums(self.fragments))
 
     def after_inner_step(self, step: int, *, last: bool = False) -> list[Sync]:
         """Takes the syncs that are due after an inner step. To be called after every inner step, with its number from
@@ -325,7 +325,7 @@ class OuterLoop:
 
     def _send(self, step: int, index: int, *, due: int) -> None:
         """Starts the round of a fragment from the parameters as they are now."""
-        self._sent = InFlight.send(self.fragments[index], index, self.membership, self._transport, step=step, due=due)
+        self._sent = InFlight.send(self.fragments, index, self.membership, self._transport, step=step, due=due)
 
     def _apply(self, step: int, *, last: bool) -> list[Sync]:
         """Waits for the mean of the fragment in flight and takes its outer step; or, where this worker was left behind,
@@ -354,7 +354,7 @@ class OuterLoop:
 
     def _rejoin(self, step: int) -> None:
         """Looks for the others, to take over the state of one of them."""
-        self.membership.start(step, digest(self._all_anchors()), left_behind=True)
+        self.membership.start(step, checksums(self.fragments), left_behind=True)
 
     def _outer_step(
         self, step: int, sent: InFlight, arrived: Arrived, committed: Committed, *, started: float, last: bool

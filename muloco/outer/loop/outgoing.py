@@ -33,6 +33,10 @@ class Outgoing:
             self._vector = None
         return vector
 
+    def hold(self) -> None:
+        """Computes the vector once more if `vector` has returned it with `overwrite`."""
+        self._vector = self._current()
+
     @cached_property
     def finite(self) -> bool:
         """Whether the vector holds neither NaN nor Inf. This takes one pass, where `torch.isfinite` takes several."""

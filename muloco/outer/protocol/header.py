@@ -6,7 +6,7 @@ from typing import Any
 
 from muloco.outer.protocol.terms import Terms
 
-PROTOCOL = 2
+PROTOCOL = 3
 """Version of the protocol between workers: headers, votes, seals, and the payloads and their order. It is raised with
 every incompatible change."""
 _KEYS = {"data_position": "share", "commit_hash": "history", "asks_to_stop": "leaving"}
@@ -43,6 +43,8 @@ class Header:
     commit_hash: str
     """Hash of the rounds that it has committed, equal on all workers that were in the same rounds; empty before the
     first."""
+    outer_digest: int = 0
+    """Digest of its part of the outer optimizer's state of the fragment; if it sends no fragment, of all fragments."""
     asks_to_stop: bool = False
     """Whether it has been asked to stop, and so asks all to stop after this sync."""
     waits: bool = False
@@ -124,5 +126,6 @@ def _header(values: dict[str, Any]) -> Header | None:
     if not all(type(known[name]) is types[name] for name in types) or known["fragment"] < _NO_FRAGMENT:
         return None
     header = Header(**known | {"fragment": None if known["fragment"] == _NO_FRAGMENT else known["fragment"]})
-    valid = header.worker >= 0 and header.step >= 0 and 0 <= header.weight < 2**63 and -(2**63) <= header.digest < 2**63
+    digests = all(-(2**63) <= digest < 2**63 for digest in (header.digest, header.outer_digest))
+    valid = header.worker >= 0 and header.step >= 0 and 0 <= header.weight < 2**63 and digests
     return header if valid else None

@@ -81,10 +81,10 @@ class Membership:
         self._data_position = data_position
         self._handover = handover
 
-    def start(self, step: int, checksum: torch.Tensor, *, left_behind: bool = False) -> None:
+    def start(self, step: int, checksums: torch.Tensor, *, left_behind: bool = False) -> None:
         """Meets the others before the first inner step (or the first after `step`): all of them, to compare their
-        anchors by `checksum`; or, where the run goes on already, those at their next sync, to take over their state.
-        A worker that was `left_behind` can only do the latter.
+        anchors and outer optimizers by `checksums` (see `agree`); or, where the run goes on already, those at their
+        next sync, to take over their state. A worker that was `left_behind` can only do the latter.
 
         Raises:
             TransportError: too few of them came.
@@ -92,7 +92,7 @@ class Membership:
             ForeignRun: this worker does not belong to the run.
         """
         self.whereabouts.now = AWAY
-        own = self._header(step, None, weight=0, finite=True, checksum=checksum)
+        own = self._header(step, None, weight=0, finite=True, checksums=checksums)
         reached, is_behind = 0, left_behind
 
         def may_begin() -> bool:
@@ -126,7 +126,7 @@ class Membership:
         *,
         weight: int,
         finite: bool,
-        checksum: torch.Tensor,
+        checksums: Callable[[], torch.Tensor],
         overwrite: bool,
     ) -> Outcome:
         """Returns how the round of a fragment that is sent after `step` ends; see `transaction.agree`.
@@ -137,10 +137,11 @@ class Membership:
             payload: returns this worker's pseudogradient.
             weight: inner steps in the window.
             finite: whether the pseudogradient holds neither NaN nor Inf.
-            checksum: digest of the fragment's anchor, an int64 scalar.
+            checksums: returns the digests of the fragment's anchor and of its outer optimizer's state, an int64 vector;
+                called once for each attempt, since the payload is.
             overwrite: whether the mean may be written over the vector that `payload` returns.
         """
-        header = self._header(step, fragment, weight=weight, finite=finite, checksum=checksum)
+        header = self._header(step, fragment, weight=weight, finite=finite, checksums=checksums())
 
         workers = self.identity.workers
         holders = range(workers) if self.holders is None else self.holders
@@ -162,6 +163,7 @@ class Membership:
                 self._channel_of,
                 committed_without_me,
                 search,
+                again=lambda own: _holding(own, checksums()),
                 overwrite=overwrite,
                 patience=self.quorum.quorum_timeout_seconds,
             )
@@ -251,8 +253,8 @@ class Membership:
         self.commit_hash, self.members, self.holders = state["history"], state["members"], None
         self.data_positions = dict(state["shares"])
 
-    def _header(self, step: int, fragment: int | None, *, weight: int, finite: bool, checksum: torch.Tensor) -> Header:
-        return Header(
+    def _header(self, step: int, fragment: int | None, *, weight: int, finite: bool, checksums: torch.Tensor) -> Header:
+        header = Header(
             run=self.identity.run,
             worker=self.identity.worker,
             terms=self.terms,
@@ -260,8 +262,15 @@ class Membership:
             fragment=fragment,
             weight=weight,
             finite=finite,
-            digest=int(checksum),
+            digest=0,
             data_position=self._data_position(),
             commit_hash=self.commit_hash,
             asks_to_stop=self.asks_to_stop,
         )
+        return _holding(header, checksums)
+
+
+def _holding(header: Header, checksums: torch.Tensor) -> Header:
+    """Returns the header with these digests of anchor and outer optimizer."""
+    anchor, outer = checksums.tolist()
+    return replace(header, digest=anchor, outer_digest=outer)

@@ -38,7 +38,8 @@ itself. Until then other workers of its run may still arrive. A stranger that co
 
 
 class AnchorMismatch(RunFailed):
-    """Workers hold different anchors: the state has been corrupted, or they did not start from the same weights."""
+    """Workers hold different anchors or states of the outer optimizer: these were corrupted, or the workers did not
+    start alike."""
 
 
 class StateLost(AttemptFailed):
@@ -61,6 +62,7 @@ def agree(
     committed_without_me: Callable[[Collection[int]], bool] = lambda members: False,
     search: Search | None = None,
     *,
+    again: Callable[[Header], Header] = lambda own: own,
     overwrite: bool = False,
     patience: float = QuorumPolicy.quorum_timeout_seconds,
 ) -> Outcome:
@@ -79,6 +81,7 @@ def agree(
         committed_without_me: tells whether the others are known to have gone on without this worker, which then must
             not lead a round. It is called with the workers that lead this round, on any rank of this worker.
         search: finds out whether the round waits for workers that are missing; None: it waits for nobody.
+        again: returns this worker's header for another attempt, with the digests of its state as it is then.
         overwrite: whether the mean may be written over the vector that `payload` returns.
         patience: seconds for which rounds may fail because of strangers.
 
@@ -133,6 +136,7 @@ def agree(
         if transport.any_rank(give_up != ""):  # their clocks differ, and a rank that went on alone would wait for ever
             raise TransportError(f"sync after step {own.step}: {give_up or 'another rank of this worker has given up'}")
         transport.clock.sleep(PAUSE_SECONDS * (max(0, failures - 2) if counts else 1))
+        own = again(own)
     raise AssertionError("there is always another attempt")
 
 
@@ -296,15 +300,19 @@ def _extended(commit_hash: str, entry: str) -> str:
 
 
 def check_alike(headers: Sequence[Header]) -> None:
-    """Raises AnchorMismatch where members of one step send different fragments or hold different anchors."""
+    """Raises AnchorMismatch where members of one step send different fragments, or hold different anchors or states of
+    the outer optimizer."""
     step = headers[0].step
     if len({header.fragment for header in headers}) > 1:
         where = ", ".join(f"worker {header.worker}: {header.fragment}" for header in headers)
         raise AnchorMismatch(f"sync after step {step}: the workers send different fragments ({where})")
-    if len({header.digest for header in headers}) > 1:
-        what = "" if headers[0].fragment is None else f" of fragment {headers[0].fragment}"
-        digests = ", ".join(f"worker {header.worker}: {as_hex(header.digest)}" for header in headers)
-        raise AnchorMismatch(f"sync after step {step}: the workers' anchors{what} differ ({digests})")
+    where = "" if headers[0].fragment is None else f" of fragment {headers[0].fragment}"
+    anchors, states = [header.digest for header in headers], [header.outer_digest for header in headers]
+    for what, digests in (("anchors", anchors), ("outer optimizer states", states)):
+        if len(set(digests)) > 1:
+            pairs = zip(headers, digests, strict=True)
+            told = ", ".join(f"worker {header.worker}: {as_hex(digest)}" for header, digest in pairs)
+            raise AnchorMismatch(f"sync after step {step}: the workers' {what}{where} differ ({told})")
 
 
 def _refuse_non_finite(headers: Sequence[Header]) -> None:

@@ -80,6 +80,21 @@ def test_one_flipped_bit_stops_all_at_the_next_sync_of_its_fragment(name: str, d
         assert str(error) == f"sync after step {sent}: the workers' anchors of fragment {index} differ ({said})"
 
 
+def test_a_flipped_bit_of_the_momentum_stops_all_before_an_anchor_differs() -> None:
+    """Also in the last window, after which no anchors are compared."""
+
+    def corrupt(worker: int, loop, parameters) -> None:
+        if worker == 1:
+            (momentum,) = (kind for kind in loop.fragments[0].global_tensors() if kind != "anchor")
+            flip(next(iter(loop.fragments[0].global_tensors()[momentum].values())))
+
+    for error in errors(CASE.with_(fragments=1), nothing, corrupt):
+        assert isinstance(error, AnchorMismatch)
+        assert "sync after step 12: the workers' outer optimizer states of fragment 0 differ" in str(error)
+        digests = re.findall(r"worker \d: (\w{16})", str(error))
+        assert digests[0] == digests[2] != digests[1]
+
+
 @pytest.mark.parametrize("over_torchft", [False, True])
 def test_workers_that_start_apart_are_stopped_before_the_first_step(over_torchft: bool, lighthouse) -> None:
     def apart(worker: int, parameters: dict) -> None:

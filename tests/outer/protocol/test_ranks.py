@@ -159,7 +159,7 @@ def test_if_the_others_went_on_without_a_worker_that_is_alone_all_its_ranks_know
         progress = RunProgress(committed_without_me=lambda step, fragment: rank == 0)
         member = membership(ranks.transport(rank), progress=progress)
         member.part(InProcessGroup(1).transport(0))
-        own = {"weight": 1, "finite": True, "checksum": torch.tensor(1), "overwrite": False}
+        own = {"weight": 1, "finite": True, "checksums": lambda: torch.tensor([1, 1]), "overwrite": False}
         outcome = member.agree(1, 0, lambda: torch.ones(3), **own)
         assert outcome == LeftBehind()
 

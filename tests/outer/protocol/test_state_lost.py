@@ -13,7 +13,7 @@ from muloco.outer.protocol.terms import Terms
 
 from ..workers import run_workers
 
-OWN = {"weight": 4, "finite": True, "checksum": torch.tensor(1), "overwrite": False}
+OWN = {"weight": 4, "finite": True, "checksums": lambda: torch.tensor([1, 1]), "overwrite": False}
 
 
 def membership(transport, *, worker: int = 0, workers: int = 1, channel_of=None, **progress) -> Membership:
@@ -32,20 +32,20 @@ def membership(transport, *, worker: int = 0, workers: int = 1, channel_of=None,
 @pytest.mark.parametrize("reached", [0, 4])
 def test_who_is_as_far_as_the_run_begins(reached: int) -> None:
     member = membership(InProcessGroup(1).transport(0), last_committed_step=lambda: reached)
-    member.start(4, torch.tensor(1))
+    member.start(4, torch.tensor([1, 1]))
     assert member.members == [0]
 
 
 def test_who_is_behind_the_run_begins_nothing() -> None:
     member = membership(InProcessGroup(1).transport(0), last_committed_step=lambda: 5)
     with pytest.raises(StateLost, match="run 'r' has come to step 5, .* begin after step 4$"):
-        member.start(4, torch.tensor(1))
+        member.start(4, torch.tensor([1, 1]))
 
 
 def test_who_was_left_behind_begins_nothing_though_it_is_as_far() -> None:
     member = membership(InProcessGroup(1).transport(0), last_committed_step=lambda: 4)
     with pytest.raises(StateLost, match="has come to step 4, .* begin after step 4"):
-        member.start(4, torch.tensor(1), left_behind=True)
+        member.start(4, torch.tensor([1, 1]), left_behind=True)
 
 
 def test_who_is_behind_does_not_give_up_the_run_as_long_as_another_worker_goes_on() -> None:

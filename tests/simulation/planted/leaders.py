@@ -48,7 +48,7 @@ LEADERS = (
     Mutant(
         "digest_left_out",
         TRANSACTION,
-        "if len({header.digest for header in headers}) > 1:",
+        "if len(set(digests)) > 1:",
         "if False:",
         "Members do not compare their anchors.",
         survives="In the simulation no anchor is damaged in memory, so anchors of one history are equal.",
@@ -56,8 +56,8 @@ LEADERS = (
     Mutant(
         "digest_of_all",
         FLIGHT,
-        "weight, checksum = fragment.window, fragment.digest()",
-        "weight, checksum = fragment.window, fragment.digest() + fragment.window",
+        "return checksums([fragment])",
+        "return checksums([fragment]) + fragment.window",
         "The digest of the anchor depends on the number of inner steps since the last outer step.",
     ),
     Mutant(

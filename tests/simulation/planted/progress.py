@@ -23,7 +23,7 @@ PROGRESS = (
         "self.progress.record(step, fragment, outcome.weights)",
         "self.progress.record(step, fragment, range(self.identity.workers))",
         "The commit log says that every round had all workers.",
-        survives="Harmless: members of a round in the log of another worker decide nothing.",
+        survives="Harmless to the protocol: who was in a round only people read.",
     ),
     Mutant(
         "never_left_behind",
@@ -102,13 +102,6 @@ PROGRESS = (
         "commit.step > step or (commit.step, commit.fragment) == (step, fragment)",
         "commit.step > step",
         "A worker does not notice that the others have committed this very round without it.",
-    ),
-    Mutant(
-        "passed_by_its_own_rounds",
-        COMMITS,
-        "            self.worker not in commit.members\n            and (",
-        "            (",
-        "A worker believes that it was left behind by rounds that it was in.",
     ),
     Mutant(
         "only_newest_line_read",
