@@ -18,6 +18,8 @@ from typing import Any, get_args, get_type_hints
 
 from muloco.analysis import published
 from muloco.analysis.wall_clock import wall_clock
+from muloco.model import listing
+from muloco.model.architectures.titan.sizes import OBSTACLES
 from muloco.model.flavors import flavor
 from muloco.optim.groups import OPTIONS
 from muloco.optim.rule import Option
@@ -81,6 +83,20 @@ def demo() -> str:
     lines = [f"│ {name:{left}} │ {value:{right}} │" for name, value in cells.items()]
     edge = ("─" * (left + 2), "─" * (right + 2))
     return indented("\n".join([f"┌{'┬'.join(edge)}┐", *lines, f"└{'┴'.join(edge)}┘"]))
+
+
+@table
+def models() -> str:
+    head = ("flavor", "parameters", "active", "vocabulary", "tensor parallelism", "pipeline", "Hugging Face form")
+    return rows(head, *((f"`{name}`", *cells) for name, *cells in listing.rows()))
+
+
+@table
+def obstacles() -> str:
+    return rows(
+        ("model of torchtitan", "why it is not trained"),
+        *((f"`{name}`", f"it {why}") for name, why in OBSTACLES.items()),
+    )
 
 
 @table

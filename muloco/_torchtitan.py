@@ -25,6 +25,9 @@ import torch.distributed.pipelining.schedules as schedules
 import torchtitan.tools.utils as _utils
 from torch.nn.attention import flex_attention
 
+MODELS = "torchtitan.models"
+"""torchtitan's package of models."""
+
 
 class _CpuDeviceModule(types.ModuleType):
     """`torch.cpu` with the few functions of `torch.cuda` that torchtitan calls on its device module."""
@@ -66,6 +69,8 @@ def _use_cpu() -> None:
     """torchtitan takes CUDA for granted where it finds no accelerator; point it at the CPU instead."""
     # DTensor's random numbers are wrong on CPU meshes; muloco.model does not use them
     warnings.filterwarnings("ignore", message="DTensor .* may not have complete support on cpu device mesh")
+    # torchtitan's router asks for fp32 in a way that a CPU does not know; it computes in fp32 all the same
+    warnings.filterwarnings("ignore", message="In CPU autocast, but the target dtype is not supported")
     _utils.device_type, _utils.device_module = "cpu", _CpuDeviceModule("muloco_cpu")
     _utils.get_local_device = lambda: torch.device("cpu")
     _utils.get_peak_flops = lambda device_name: 1e12  # torchtitan divides by it; muloco reports no MFU on a CPU
@@ -166,6 +171,7 @@ if "arg_mbs" not in inspect.signature(schedules.PipelineScheduleSingle.step).par
 _import_trainer()
 
 
+import torchtitan.distributed.utils as _distributed
 import torchtitan.models.common.attention as _attention
 from torchtitan.components.checkpointer import BaseCheckpointManager
 from torchtitan.components.checkpointer.base import ModelWrapper
@@ -181,16 +187,26 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from torchtitan.distributed.cudagraph import CUDAGraphInputSpec
 from torchtitan.distributed.pipeline_parallel import pipeline_llm
+from torchtitan.models import _supported_models
 from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
-from torchtitan.models.common.attention import FlexAttention
+from torchtitan.models.common.attention import FlexAttention, VarlenAttention
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
+from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.decoder_sharding import dense_activation_placement, dense_param_placement, norm_config
-from torchtitan.models.common.param_init import depth_scaled_std
+from torchtitan.models.common.linear import ScaledBiasRowwiseLinear
+from torchtitan.models.common.moe import GroupedExperts, MoE
+from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
+from torchtitan.models.common.rope import RoPE
 from torchtitan.models.llama3 import Llama3Model, parallelize_llama
 from torchtitan.models.llama3.model import Llama3TransformerBlock
 from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.protocols.module import Module
 from torchtitan.protocols.sharding import ShardingConfig
 from torchtitan.trainer import Trainer
+
+SPMD_BACKEND = "partial_dtensor"
+"""How torchtitan shards a model. Its default needs a newer torch than 2.13."""
+_distributed.set_spmd_backend(SPMD_BACKEND)  # for models that are built outside of its trainer, which sets it, too
 
 
 def _mask_always_separated() -> None:
@@ -208,6 +224,30 @@ def _mask_always_separated() -> None:
 
 if "separate_full_blocks" not in inspect.signature(flex_attention.create_block_mask).parameters:
     _mask_always_separated()
+
+
+def model_names() -> list[str]:
+    """Returns the names of the models that torchtitan comes with, in alphabetical order."""
+    return sorted(_supported_models)
+
+
+def model_sizes(model: str) -> list[str]:
+    """Returns the names of the sizes (torchtitan's flavors) of a model, in torchtitan's order.
+
+    Raises:
+        ModuleNotFoundError: the model needs a package that is not installed.
+    """
+    module = importlib.import_module(f"{MODELS}.{model}")
+    (sizes,) = [value for name, value in vars(module).items() if name.endswith("_configs") and isinstance(value, dict)]
+    return list(sizes)
+
+
+def model_spec(model: str, size: str) -> ModelSpec:
+    """Returns torchtitan's specification of a size of a model, with FlexAttention where the model has a choice. Raises
+    ModuleNotFoundError as `model_sizes`."""
+    registry = importlib.import_module(f"{MODELS}.{model}").model_registry
+    chosen = {"attn_backend": "flex"} if "attn_backend" in inspect.signature(registry).parameters else {}
+    return registry(size, **chosen)
 
 
 def device_type() -> str:

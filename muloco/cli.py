@@ -17,7 +17,9 @@ from muloco.errors import RunFailed, UserError, error_reason, exit_status, shown
 from muloco.launch.lighthouse import LighthouseError
 from muloco.suggest import did_you_mean
 
-COMMANDS = "train prepare worker lighthouse sweep plan report analyze reproduce check_gpu eval export generate check"
+COMMANDS = (
+    "train prepare models worker lighthouse sweep plan report analyze reproduce check_gpu eval export generate check"
+)
 """The commands, in the order of the help: modules of `muloco.commands`."""
 RENAMED = {"paper": "reproduce"}
 """Commands of earlier versions."""

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_type_hints
 from muloco.data.sources import open_source
 from muloco.data.tokenizer import SMALLEST_VOCABULARY, DocumentTokenizer
 from muloco.errors import UserError, naming
-from muloco.model.architecture import Flavor
+from muloco.model.architecture import NO_SCORES, Flavor
 from muloco.model.flavors import flavor
 from muloco.model.initial import check_initial
 from muloco.model.stepped import stepped
@@ -72,6 +72,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _derive(config, origins)
     resolved = _decided(ResolvedConfig, config)
     size = flavor(resolved.model.flavor)
+    _check_length(resolved, size)
     _check_data(resolved, size)
     _check_roles(resolved, size)
     _check_fragments(resolved, size)
@@ -81,7 +82,7 @@ def resolution(chosen: Config, *, config_name: str = "run") -> Resolution:
     _check_tensor_parallel(resolved, size)
     _check_pipeline(resolved, size)
     _check_batches(resolved)
-    _check_evaluation(resolved)
+    _check_evaluation(resolved, size)
     _check_titan(resolved)
     if resolved.checkpoint.initial is not None:
         resolved.checkpoint.initial = str(Path(resolved.checkpoint.initial).absolute())
@@ -171,6 +172,12 @@ def _notes(config: ResolvedConfig) -> list[str]:
     if weights is not None and not math.isclose(total := math.fsum(weights), 1, rel_tol=1e-6):
         shares = ", ".join(f"{weight / total:.4g}" for weight in weights)
         notes.append(f"data.weights sum to {total:g}, not to 1; the shares of the sources are {shares}")
+    initial = config.checkpoint.initial
+    if initial is not None and config.data.tokenizer == EMBEDDED and _is_other(Path(initial), config.data.vocabulary):
+        notes.append(
+            f"checkpoint.initial {initial} has a tokenizer of its own, but data.tokenizer is {EMBEDDED}: its weights "
+            f"would read other tokens than they were trained on; --data.tokenizer {initial} takes it"
+        )
     return notes
 
 
@@ -255,6 +262,16 @@ def _check_source(option: str, name: str, text_field: str) -> None:
         raise UserError(f"{option}: {error}") from None
 
 
+def _is_other(folder: Path, vocabulary: int) -> bool:
+    """Whether a folder has a tokenizer that is not the embedded one of so many entries."""
+    if not (folder / "tokenizer.json").is_file():
+        return False
+    try:
+        return _entries(folder) != vocabulary
+    except UserError:  # data.tokenizer would say why
+        return True
+
+
 @functools.cache
 def _entries(tokenizer: Path) -> int:
     """How many entries a tokenizer has. A large one takes a second to load, and a sweep asks for each of its runs."""
@@ -305,8 +322,17 @@ def _check_compression(config: ResolvedConfig, size: Flavor) -> None:
         raise UserError(f"compression: {obstacle}")
 
 
+def _check_length(config: ResolvedConfig, size: Flavor) -> None:
+    if size.longest is not None and config.training.seq_len > size.longest:
+        raise UserError(
+            f"training.seq_len {config.training.seq_len}: flavor {size.alias} takes at most {size.longest} tokens"
+        )
+
+
 def _check_tensor_parallel(config: ResolvedConfig, size: Flavor) -> None:
     degree = config.parallelism.tensor_parallel_degree
+    if degree > 1 and size.undivided is not None:
+        raise UserError(f"parallelism.tensor_parallel_degree {degree}: flavor {size.alias} {size.undivided}; choose 1")
     tokens = {"tokens of training.seq_len, which the norms are divided over": config.training.seq_len}
     for what, number in {**size.divided, **tokens}.items():
         if number % degree:
@@ -323,6 +349,11 @@ def _check_pipeline(config: ResolvedConfig, size: Flavor) -> None:
         raise UserError(
             f"parallelism.pipeline_parallel_degree {degree} is more than the {layers} layers of flavor {size.alias}"
         )
+    if size.is_tied:
+        raise UserError(
+            f"parallelism.pipeline_parallel_degree {degree}: the head of flavor {size.alias} is its embedding, and a "
+            "pipeline has them in different stages; choose 1"
+        )
     if config.fault_tolerance.module_fqns_per_model_fragment is not None:
         raise UserError(
             "fault_tolerance.module_fqns_per_model_fragment names modules of the whole model, of which a stage of a "
@@ -333,11 +364,13 @@ def _check_pipeline(config: ResolvedConfig, size: Flavor) -> None:
         raise UserError("optimizer.name GPA needs parallelism.pipeline_parallel_degree 1")
 
 
-def _check_evaluation(config: ResolvedConfig) -> None:
+def _check_evaluation(config: ResolvedConfig, size: Flavor) -> None:
     """Checks the tasks of an evaluation; their folder becomes absolute."""
     chosen, steps = config.evaluation, config.training.steps
     if not chosen.tasks:
         return
+    if not size.one_mask:
+        raise UserError(f"evaluation.tasks: {NO_SCORES.format(flavor=size.alias)}")
     for at in chosen.at:
         if isinstance(at, int) and at > steps:
             raise UserError(f"evaluation.at: the run has {steps} steps; got {at} (shares have a point, such as 1.0)")

@@ -6,7 +6,7 @@ import logging
 from rich.console import Console
 
 from muloco.commands.parser import Commands, Parser, Run, add_command, not_empty
-from muloco.model.flavors import aliases
+from muloco.model.flavors import in_words
 from muloco.settings.config import Config
 from muloco.settings.load import load_config
 
@@ -17,7 +17,7 @@ def add_config_command(commands: Commands, name: str, run: Run, *, summary: str,
     parser = add_command(commands, name, run, summary=summary, usage=usage, description=description, add_help=False)
     parser.epilog = (
         f"`muloco {name} CONFIG --help` lists every field of the config with its value. "
-        f"--model.flavor is one of {', '.join(aliases())}."
+        f"--model.flavor is one of {in_words()}."
     )
     parser.takes_fields = True
     meaning = "such as config/laptop/muloco.py, or a run's folder"

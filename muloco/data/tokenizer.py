@@ -59,7 +59,8 @@ class DocumentTokenizer:
 
     Args:
         folder: holds tokenizer.json, of any kind; BOS and EOS are named in tokenizer_config.json (`bos_token`,
-            `eos_token`) or special_tokens_map.json, or are Llama 3's.
+            `eos_token`) or special_tokens_map.json, or are Llama 3's. If the settings say that there is no BOS (null),
+            as Qwen's do, EOS takes its place.
 
     Raises:
         UserError: something of that is missing; the message says what.
@@ -76,7 +77,11 @@ class DocumentTokenizer:
             except Exception as error:  # `tokenizers` raises nothing narrower
                 raise UserError(f"{file} is not a Hugging Face tokenizer ({error})") from error
             self._config = _json(folder / "tokenizer_config.json")
-            self.bos_id, self.eos_id = self._special("bos_token", BOS), self._special("eos_token", EOS)
+            without_bos = self._has_no_bos()
+            self.bos_id = -1 if without_bos else self._special("bos_token", BOS)
+            self.eos_id = self._special("eos_token", EOS)
+            if without_bos:
+                self.bos_id, self._config["bos_token"] = self.eos_id, self._config["eos_token"]
         except OSError as error:
             raise UserError(f"data.tokenizer {folder} cannot be read: {error.strerror or error}") from error
         self._tokenizer.encode_special_tokens = True  # "<|end_of_text|>" inside a document is text, not the end of it
@@ -103,6 +108,11 @@ class DocumentTokenizer:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.folder / "tokenizer.json", folder / "tokenizer.json")
         _write_config(folder, self._config)
+
+    def _has_no_bos(self) -> bool:
+        """Whether the settings say that there is no BOS."""
+        says_so = "bos_token" in self._config and self._config["bos_token"] is None
+        return says_so and not _token(_json(self.folder / "special_tokens_map.json").get("bos_token"))
 
     def _special(self, key: str, usual: str) -> int:
         """The id of a special token; its name is noted in the config."""

@@ -15,9 +15,11 @@ import torch
 import torch.distributed as dist
 
 from muloco._torchtitan import device_type
+from muloco.errors import UserError
 from muloco.evals.adapter import MulocoLM
 from muloco.evals.scoring import Scorer
 from muloco.evals.tasks import Tasks
+from muloco.model.architecture import NO_SCORES
 from muloco.training.trained import Trained
 
 FEWSHOT_SEED = 1234  # lm-eval's own
@@ -36,7 +38,12 @@ def evaluate_checkpoint(
         precision: of the weights.
         batch_tokens: tokens in a batch, with padding.
         limit, shots: as in `evaluate`.
+
+    Raises:
+        UserError: models of the flavor cannot be evaluated.
     """
+    if not trained.flavor.one_mask:
+        raise UserError(NO_SCORES.format(flavor=trained.flavor.alias))
     several, rank = int(os.environ.get("WORLD_SIZE", "1")) > 1, int(os.environ.get("RANK", "0"))
     device = torch.device(device_type())
     if device.type != "cpu":

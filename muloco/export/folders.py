@@ -1,6 +1,7 @@
 """The two kinds of folder: Hugging Face's, and plain torch."""
 
 import json
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,15 @@ def export_huggingface(trained: Trained, folder: Path, *, dtype: torch.dtype, la
         raise UserError(
             f"models of the architecture {flavor.architecture} have no Hugging Face form; choose --format torch"
         )
-    tokenizer, weights, theirs = trained.tokenizer(), trained.weights(), form.names(flavor)
+    tokenizer, weights, shapes = trained.tokenizer(), trained.weights(), form.shapes(flavor)
     seq_len, bos_id, eos_id = trained.config.training.seq_len, tokenizer.bos_id, tokenizer.eos_id
     config = form.config(flavor, seq_len=seq_len, bos_id=bos_id, eos_id=eos_id)
     config["dtype"] = str(dtype).removeprefix("torch.")
     with made(folder) as draft:
         write_weights(
             draft,
-            {theirs[name]: tensor.numel() * dtype.itemsize for name, tensor in weights.items()},
-            ((theirs[name], form.write(name, tensor, flavor).to(dtype)) for name, tensor in weights.items()),
+            {name: math.prod(shape) * dtype.itemsize for name, shape in shapes.items()},
+            ((name, tensor.to(dtype)) for name, tensor in form.written(weights, flavor)),
             largest=largest,
         )
         write_json(draft / "config.json", config)

@@ -42,14 +42,37 @@ class DenseDocumentAttention(FlexAttention):
     class Config(FlexAttention.Config):
         pass
 
-    def forward(self, q_BLNH, k_BLNH, v_BLNH, *, attention_masks, scale=None, enable_gqa=False, **kwargs):
+    def forward(
+        self, q_BLNH, k_BLNH, v_BLNH, *, attention_masks, scale=None, enable_gqa=False, out_transform=None, **kwargs
+    ):
         q, k, v = (tensor.transpose(1, 2) for tensor in (q_BLNH, k_BLNH, v_BLNH))
         if self.past:
             k, v = (torch.cat(pair, dim=2) for pair in zip(self.past, (k, v), strict=True))
         if self.past is not None:
             self.past = k, v
+        if out_transform is not None:
+            return out_transform(*_with_normalizer(q, k, v, attention_masks, scale))
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_masks, scale=scale, enable_gqa=enable_gqa)
         return out.transpose(1, 2)
+
+
+def _with_normalizer(q, k, v, mask: torch.Tensor | None, scale: float | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention by its definition, for models that correct its result, as attention sinks do.
+
+    Args:
+        q, k, v: [B, heads, L, width]; keys and values may have fewer heads, which groups of queries share.
+        mask: bool, of the shape of q k^T, or one that it broadcasts to. None: every query sees every key.
+        scale: factor of q k^T; None: width ** -0.5.
+
+    Returns:
+        the result [B, L, heads, width], and the logarithm of the softmax's denominator, fp32 [B, L, heads].
+    """
+    k, v = (tensor.repeat_interleave(q.shape[1] // tensor.shape[1], dim=1) for tensor in (k, v))
+    scores = (q @ k.mT).float() * (q.shape[-1] ** -0.5 if scale is None else scale)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    out = scores.softmax(dim=-1).to(v.dtype) @ v
+    return out.transpose(1, 2), scores.logsumexp(dim=-1).transpose(1, 2)
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 initialization."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -11,10 +11,12 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+from torch.nn.attention.flex_attention import and_masks, create_mask
 
 from muloco import sharding
 from muloco._torchtitan import (
     CompileConfig,
+    Decoder,
     FlexAttention,
     Linear,
     ParallelDims,
@@ -69,12 +71,24 @@ class MulocoDecoder(nn.Module):
         with torch.autocast(device_type(), torch.bfloat16):
             return super().forward(*args, **kwargs)
 
-    def get_attention_masks(self, positions: torch.Tensor):
-        """Returns the masks for `positions` (int64 [B, L], 0 at the start of each document): dense if the model's
-        attention is."""
-        if isinstance(self.config.first_attention.inner_attention, DenseDocumentAttention.Config):
+    @property
+    def has_one_mask(self) -> bool:
+        """Whether all layers take the same mask, by which a token sees all earlier ones of its document."""
+        return type(self).get_attention_masks is Decoder.get_attention_masks  # type: ignore[attr-defined]
+
+    def _create_flex_attention_mask_for_document(self, positions: torch.Tensor, attn_config: Any):
+        """The mask that `get_attention_masks` returns for `positions` (int64 [B, L], 0 at the start of each document):
+        dense if the model's attention is."""
+        if isinstance(attn_config.inner_attention, DenseDocumentAttention.Config):
             return document_mask(positions)
-        return super().get_attention_masks(positions)  # type: ignore[misc]
+        return super()._create_flex_attention_mask_for_document(positions, attn_config)  # type: ignore[misc]
+
+    def _create_flex_attention_mask(self, positions: torch.Tensor, attn_config: Any, mask_mods: Sequence[Callable]):
+        """As above, of any pattern, for models whose layers take different masks."""
+        if isinstance(attn_config.inner_attention, DenseDocumentAttention.Config):
+            rows, length = positions.shape
+            return create_mask(and_masks(*mask_mods), rows, None, length, length, device=str(positions.device))
+        return super()._create_flex_attention_mask(positions, attn_config, mask_mods)  # type: ignore[misc]
 
     def named_parameters(self, *args, **kwargs):
         """As in any module, but without the segments that activation checkpointing puts into the names of layers. The

@@ -1,16 +1,17 @@
-"""Text from a model, token by token, with keys and values remembered."""
+"""Text from a model, token by token, with keys and values remembered where all layers take the same mask."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from torch import nn
 
 from muloco.model.attention import remembering
 
 
 @torch.no_grad()
 def generate(
-    model: nn.Module,
+    model: Any,
     prompt: Sequence[int],
     *,
     longest: int,
@@ -41,14 +42,16 @@ def generate(
     new = list(prompt)
     length = len(new)
     causal = torch.ones(1, 1, length, length, dtype=torch.bool, device=device).tril()
-    with remembering(model):
+    remembers = model.has_one_mask  # otherwise keys and values of windows would have to be forgotten again
+    with remembering(model) if remembers else contextlib.nullcontext():
         while length < longest:
             tokens = torch.tensor([new], device=device)
             positions = torch.arange(length - len(new), length, device=device)[None]
-            logits = model(tokens, positions=positions, attention_masks=causal if len(new) > 1 else None)[0, -1]
+            masks = (causal if len(new) > 1 else None) if remembers else model.get_attention_masks(positions)
+            logits = model(tokens, positions=positions, attention_masks=masks)[0, -1]
             token = _choose(logits.float().cpu(), temperature, top_k, generator)
             yield token
-            new = [token]
+            new = [token] if remembers else [*new, token]
             length += 1
 
 

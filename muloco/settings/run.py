@@ -44,7 +44,8 @@ class Checkpoint(Section):
     asynchronous: MayChange[bool] = True
     """Write checkpoints while training goes on, from a copy of the state in host memory. False: training waits."""
     initial: Text | None = None
-    """Folder with the weights to start from at step 0, written by `muloco export --format hf`. None: random weights."""
+    """Folder of transformers with the weights to start from at step 0: written by `muloco export`, or from the hub
+    (docs/models.md). None: random weights."""
 
 
 @dataclass(kw_only=True, slots=True)

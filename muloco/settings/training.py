@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from muloco.errors import UserError
-from muloco.model.flavors import aliases
+from muloco.model.flavors import in_words
 from muloco.settings.annotations import Common, Count, MayChange, Positive, Text
 from muloco.settings.section import Origins, Section
 
@@ -16,7 +16,7 @@ class Model(Section):
     flavor: Text = "150M"
 
 
-_SIZES = f"{', '.join(aliases())}. Those that are named by a number of parameters are the paper's."
+_SIZES = f"{in_words()}. Those that are named by a number of parameters are the paper's."
 Model.__doc__ = f"The model.\n\nArgs:\n    flavor: Size of the model, by its short or full name: {_SIZES}"
 
 

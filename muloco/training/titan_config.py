@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from muloco._torchtitan import (
+    SPMD_BACKEND,
     BaseLoss,
     ChunkedLossWrapper,
     CommConfig,
@@ -108,7 +109,7 @@ def trainer_config(
             data_parallel_shard_degree=parallelism.data_parallel_shard_degree,
             tensor_parallel_degree=parallelism.tensor_parallel_degree,
             pipeline_parallel_degree=parallelism.pipeline_parallel_degree,
-            spmd_backend="partial_dtensor",  # torchtitan's default needs a newer torch than 2.13
+            spmd_backend=SPMD_BACKEND,
         ),
         checkpoint=RunCheckpoint.Config(
             enable=config.checkpoint.enable,

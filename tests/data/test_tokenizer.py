@@ -160,6 +160,13 @@ def test_tokenizers_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
     refused(broken, "tokenizer_config.json is not JSON")
 
 
+def test_eos_begins_documents_where_the_settings_say_that_there_is_no_bos(tmp_path: Path) -> None:
+    tokenizer = DocumentTokenizer(make_folder(tmp_path / "t", SPECIALS, {"bos_token": None, "eos_token": "</s>"}))
+    assert tokenizer.encode(["cat"])[0].tolist() == [301, 2, 301]
+    tokenizer.copy_to(tmp_path / "copy")
+    assert DocumentTokenizer(tmp_path / "copy").bos_id == 301
+
+
 def test_one_token_may_be_both(tmp_path: Path) -> None:
     config = {"bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"}
     tokenizer = DocumentTokenizer(make_folder(tmp_path / "t", {"<|endoftext|>": 300}, config))

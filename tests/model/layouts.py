@@ -1,4 +1,4 @@
-"""The tiny model on a layout of ranks, as torchtitan's trainer would build it, and a batch for it."""
+"""A model on a layout of ranks, as torchtitan's trainer would build it, and a batch for it."""
 
 import math
 from types import SimpleNamespace

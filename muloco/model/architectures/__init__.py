@@ -1,2 +1,2 @@
-"""The architectures, a folder or file each, which holds its record as `ARCHITECTURE`. All in this folder are
-registered."""
+"""The architectures. A folder or file holds the record of one as `ARCHITECTURE`, or those of several as
+`ARCHITECTURES`. All in this folder are registered."""

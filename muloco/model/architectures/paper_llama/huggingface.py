@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from muloco.model.architecture import HuggingFaceForm
+from muloco.model.architecture import OneToOne
 from muloco.model.architectures.paper_llama.flavors import NORM_EPS, ROPE_THETA, PaperLlama
 
 if TYPE_CHECKING:
@@ -120,8 +120,7 @@ def _kind(name: str) -> _Kind:
     return _OF_LAYER[inside[1]][1] if inside else _OUTSIDE[name][1]
 
 
-FORM = HuggingFaceForm(
-    model_type="gemma3_text",
+FORM = OneToOne(
     names=_names,
     write=lambda name, tensor, flavor: _kind(name).out(tensor, flavor),
     read=lambda name, tensor, flavor: _kind(name).back(tensor, flavor),
