@@ -70,6 +70,16 @@ class Node:
             other = other.parent
         return other is self
 
+    def follows_a_lone_round_since(self, other: "Node") -> bool:
+        """Whether a worker that had found too few others has committed a round alone, on the way to this state from
+        the last one that it has in common with the other state."""
+        node: Node | None = self
+        while node is not None and not node.is_ancestor_of(other):
+            if node.lone:
+                return True
+            node = node.parent
+        return False
+
 
 @dataclass
 class Window:
@@ -195,7 +205,7 @@ class Ledger:
         self._compare(view, node, anchor, digest)
         if now > self.disturbed:
             self._check_missed(view, node)
-            if view.started:
+            if view.started and not node.follows_a_lone_round_since(view.node):
                 raise Violation(f"worker {view.worker} lives and hears the others, and has lost its window")
         view.node, view.started, view.joined, view.sends_after = node, True, True, None
         self._new_windows(view, position)
