@@ -317,9 +317,11 @@ class Ledger:
     def _window(self, worker: int, committed: Any, parent: Node, weight: int) -> Window:
         fragment, step = committed.fragment, committed.step
         sent = self.sent.get((self.attempt, worker, step, fragment), [])
-        for one in reversed(sent):
-            if one.node.bases[fragment] == parent.bases[fragment] and one.window.steps == weight:
-                return one.window
+        for attempt in range(self.attempt, 0, -1):  # a checkpoint of an earlier one may hold a round in flight
+            for one in reversed(self.sent.get((attempt, worker, step, fragment), [])):
+                same = attempt == self.attempt or one.node.is_ancestor_of(parent)
+                if same and one.node.bases[fragment] == parent.bases[fragment] and one.window.steps == weight:
+                    return one.window
         held = [(one.node.bases[fragment], one.window.steps) for one in sent]
         raise Violation(
             f"the round of fragment {fragment} after step {step} counts a window of {weight} steps of worker {worker} "
