@@ -80,7 +80,7 @@ def test_the_protocol_waits_only_by_its_clock_and_its_wire(room: str) -> None:
         ("muloco.settings.load", ["torch", "numpy", "tyro", "rich"]),
         ("muloco.launch.supervisor", ["torch"]),
         ("muloco.analysis.plots", ["torch"]),
-        ("muloco.analysis.faults", ["torch", "numpy"]),
+        ("muloco.analysis.faults", ["torch"]),
         ("muloco.gpu_check.page", ["torch", "torchtitan"]),
         ("muloco.cli", ["torch", "torchtitan", "torchft", "matplotlib", "scipy", "lm_eval", "tyro", "datasets"]),
         ("muloco.gpu_check.runner", ["torch", "torchtitan"]),

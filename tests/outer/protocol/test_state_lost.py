@@ -53,7 +53,7 @@ def test_who_is_behind_does_not_give_up_the_run_as_long_as_another_worker_goes_o
     transport, said = InProcessGroup(1).transport(0), [b"training", b"deciding 1 1", b"meeting", b"away"]
     transport.inquire = lambda question, seconds, workers=None: {1: said.pop(0)}  # type: ignore[method-assign]
     with pytest.raises(StateLost):
-        membership(transport, last_committed_step=lambda: 5).start(4, torch.tensor(1))
+        membership(transport, last_committed_step=lambda: 5).start(4, torch.tensor([1, 1]))
     assert said == []
 
 

@@ -252,7 +252,7 @@ def test_a_new_worker_that_meets_only_others_with_another_secret_stops(
         member = member_of(transport, worker, 1 + others, patience=SECONDS)
         member.commit_hash = commit_hash
         try:
-            member.start(0, torch.tensor(1))
+            member.start(0, torch.tensor([1, 1]))
         except ForeignRun as error:
             return str(error)
         return ""
@@ -275,7 +275,7 @@ def test_a_worker_that_was_there_before_the_strangers_stays(monkeypatch: pytest.
     transport.open = open_round  # type: ignore[method-assign]
     member = member_of(transport, 0, 2, patience=0.5)
     with pytest.raises(TransportError, match="1 of 2 workers met"):
-        member.start(0, torch.tensor(1))
+        member.start(0, torch.tensor([1, 1]))
 
 
 def test_a_warning_says_once_that_fewer_than_half_take_part(caplog: pytest.LogCaptureFixture) -> None:

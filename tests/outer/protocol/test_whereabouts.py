@@ -212,7 +212,7 @@ def test_a_sync_that_fails_leaves_nobody_waiting() -> None:
 
     others.open = open_round  # type: ignore[attr-defined]
     member = membership(others)
-    sync = {"weight": 4, "finite": True, "checksum": torch.tensor(1), "overwrite": False}
+    sync = {"weight": 4, "finite": True, "checksums": lambda: torch.tensor([1, 1]), "overwrite": False}
     with pytest.raises(TransportError):
         member.agree(4, 0, lambda: torch.ones(3), **sync)
     assert others.own() == AWAY.encode()

@@ -44,8 +44,8 @@ RANKS = (
     Mutant(
         "rank_finds_state_lost_alone",
         MEMBERSHIP,
-        "if self.transport.any_rank(left_behind or reached > step):",
-        "if left_behind or reached > step:",
+        "if self.transport.any_rank(is_behind):",
+        "if is_behind:",
         "A rank begins although another rank of its worker has found that the run has come further.",
         survives=RARE,
     ),
@@ -60,7 +60,7 @@ RANKS = (
     Mutant(
         "failed_exchange_releases_nobody",
         TRANSACTION,
-        "                transport.cut()  # wait for this rank\n",
+        "                transport.cut()  # that wait for this rank\n",
         "                pass\n",
         "A rank whose exchange has failed waits for the other ranks of its worker before it releases those that wait "
         "for it.",

@@ -21,7 +21,7 @@ MIDDLE = '''}
 OBSTACLES: dict[str, str] = {
 '''
 END = '''}
-"""The reason why muloco does not train a model."""
+"""The reason why a model cannot be trained here."""
 '''
 KNOWN_OBSTACLES = {
     "muse_glimmer": "needs torchtitan's SPMD backend spmd_types, which needs a newer torch than 2.13",
@@ -41,7 +41,7 @@ def listed() -> tuple[Sizes, dict[str, str]]:
         try:
             found = {size: structure_of(model_spec(model, size)).numbers for size in model_sizes(model)}
         except ModuleNotFoundError as error:
-            obstacles[model] = f"needs the package {error.name}, which muloco does not install"
+            obstacles[model] = f"needs the package {error.name}, which is not installed with muloco"
         except TypeError:
             obstacles[model] = "is no decoder of text"
         else:

@@ -47,6 +47,6 @@ SIZES: dict[str, dict[str, tuple[int, int, int, int, bool, bool]]] = {
 OBSTACLES: dict[str, str] = {
     "flux": "is no decoder of text",
     "muse_glimmer": "needs torchtitan's SPMD backend spmd_types, which needs a newer torch than 2.13",
-    "qwen3_5": "needs the package fla, which muloco does not install",
+    "qwen3_5": "needs the package fla, which is not installed with muloco",
 }
-"""The reason why muloco does not train a model."""
+"""The reason why a model cannot be trained here."""
