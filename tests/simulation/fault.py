@@ -8,7 +8,7 @@ LIGHTHOUSE = -1
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A fault, see `tests.simulation.faults.KINDS`."""
+    """A fault, see `KINDS` in `tests.simulation.faults` and `tests.simulation.outsiders`."""
 
     kind: str
     worker: int

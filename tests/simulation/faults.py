@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from muloco.outer.protocol.wire import CUT_OFF
+from tests.simulation import outsiders
 from tests.simulation.fault import LIGHTHOUSE, Fault
 from tests.simulation.lighthouse import MACHINE
 from tests.simulation.ranks import machine
@@ -84,6 +85,7 @@ class Schedule:
                 run.world.tell(process.name, f"{what} (point {points[where]})")
                 happen(fault, run)
 
+        run.network.forger.listens = any(fault.kind in outsiders.FORGERIES for fault in self.faults)
         run.world.on_point = on_point
         run.world.seconds = PROGRESS_SECONDS
         return replace(run.carry_out(told=told), points=dict(points))
@@ -104,6 +106,8 @@ def happen(fault: Fault, run: Run) -> None:
         ledger.disturbed = max(ledger.disturbed, world.now + fault.seconds + HEALING_SECONDS)
     if fault.kind in ("lag", "tail"):
         ledger.forgetful = True
+    if fault.kind not in ("stranger", "flip"):
+        ledger.harmed = max(ledger.harmed, world.now + fault.seconds + fault.amount)
     match fault.kind:
         case "kill":
             run.kill(fault.worker, fault.rank, restart=fault.seconds, state=fault.detail)
@@ -160,6 +164,8 @@ def happen(fault: Fault, run: Run) -> None:
         case "spoil" if (program := run.program(fault.worker, fault.rank)) is not None:
             world.tell(name, f"gets {fault.amount} into its parameters")
             program.spoiled = fault.amount
+        case _:
+            outsiders.happen(fault, run)
     for other_ledger in run.ledgers[1:]:
         other_ledger.heeds(ledger)
 
@@ -207,10 +213,13 @@ def draw(seed: int, *, workers: int | None = None) -> Schedule:
         if random.random() < 0.5 and (phase := faults[index - 1].phase):  # they come together
             point = random.randint(0, 2 + 2 * shape.workers)
             faults[index] = replace(faults[index], phase=phase, times=faults[index - 1].times, point=point)
-    if random.random() < 0.15:
+    asked = random.random() < 0.15
+    if asked:
         faults[-1] = _draw_request(random, faults[-1])
     if random.random() < MAJORITIES:
         shape = replace(shape, least=shape.workers // 2 + 1)
+    elif shape.ranks == 1 and not asked:
+        faults += outsiders.draw(seed, shape, lambda random: _draw_place(random, shape, "", random.randrange(chosen)))
     return Schedule(seed, shape, tuple(faults))
 
 
@@ -220,13 +229,19 @@ def _draw_request(random: Random, at: Fault) -> Fault:
     return replace(at, kind=kind, seconds=0.0, amount=amount, detail="", other=0)
 
 
-def _draw_fault(random: Random, shape: Shape) -> Fault:
-    kind, worker = random.choice(KINDS), random.randrange(shape.workers)
+def _draw_place(random: Random, shape: Shape, kind: str, worker: int) -> Fault:
+    """Draws when a fault happens to a worker."""
     expected = 60 + 55 * shape.rounds * shape.fragments + 12 * shape.workers * shape.rounds * shape.fragments
     fault = Fault(kind=kind, worker=worker, point=random.randrange(1, expected), rank=random.randrange(shape.ranks))
     if random.random() < 0.7:
         phase, times = random.choice(PHASES), random.randint(1, shape.rounds * shape.fragments)
         fault = replace(fault, phase=phase, times=times, point=random.randint(0, 2 + 2 * shape.workers))
+    return fault
+
+
+def _draw_fault(random: Random, shape: Shape) -> Fault:
+    kind, worker = random.choice(KINDS), random.randrange(shape.workers)
+    fault = _draw_place(random, shape, kind, worker)
     short = random.choice([0.3, 1.0, 2.0, 4.0, 7.0, 15.0, 30.0]) * random.uniform(0.5, 1.5)
     match kind:
         case "kill":

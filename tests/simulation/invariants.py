@@ -5,7 +5,7 @@ the run (a node: the rounds that have been committed, in order) what the anchor 
 compared with it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -43,11 +43,16 @@ class Node:
     """For each fragment the depth of the round that moved it last."""
     taken: Mapping[tuple[int, int], int]
     """For each worker and fragment the position in the data up to which its windows have been counted."""
+    met: frozenset[Process]
+    """The processes that were in the round, members that were behind included."""
     time: float = 0.0
     """When a worker has committed it first."""
-    digest: int | None = None
+    bits: int | None = None
+    """Checksum of anchor and momentum."""
     lone: bool = False
     """Whether a worker that found no others has made it, to save its state: the run has not come to it."""
+    corrupt: bool = False
+    """Whether a worker with flipped bits has committed it, and may have handed them on."""
 
     @property
     def rounds(self) -> int:
@@ -99,6 +104,8 @@ class Sent:
     window: Window
     node: Node
     view: "View"
+    bits: int
+    """Checksum of the worker's anchor and momentum of the fragment at that time."""
 
 
 @dataclass(eq=False)
@@ -119,6 +126,10 @@ class View:
     """When it has last met others for a round, or begun to meet them."""
     took_part: float = 0.0
     """When it has begun, or was last known to the others."""
+    bits: int = 0
+    """Checksum of anchor and momentum when it has last offered to begin."""
+    corrupt: bool = False
+    """Whether bits of its anchor or momentum were flipped, or of those that it has taken over."""
 
     def copy(self, process: Process | None) -> "View":
         windows = [replace(window, total=window.total.copy()) for window in self.windows]
@@ -144,6 +155,12 @@ class Ledger:
     torn: bool = False
     """Whether a round was committed by some of its members and given up by others, which had lost contact in the
     vote."""
+    harmed: float = -1000.0
+    """Time until which faults last that may end a process; strangers must not."""
+    held_up: bool = False
+    """Whether a stranger has stood still, perhaps as a member of a group."""
+    flipped: bool = False
+    """Whether a bit of an anchor or a momentum was flipped."""
     forgetful: bool = False
     """Whether storage may have lost or hidden what was committed."""
     views: list[View] = field(default_factory=list)
@@ -151,6 +168,8 @@ class Ledger:
     """By the commit hash of the workers."""
     sent: dict[tuple[int, int, int, int], list[Sent]] = field(default_factory=dict)
     """By attempt, worker, step and fragment."""
+    rounds: dict[str, set[Process]] = field(default_factory=dict)
+    """The processes that have opened each round, by its name."""
     commits: int = 0
     quiet: float = 0.0
     """Time from which on no fault lasts; or of the last commit, if this is later."""
@@ -162,7 +181,7 @@ class Ledger:
     def __post_init__(self) -> None:
         zero = start().astype(numpy.float64)
         bases = (0,) * self.shape.fragments
-        self.root = Node(0, 0, None, 0, None, {}, zero, numpy.zeros_like(zero), bases, {})
+        self.root = Node(0, 0, None, 0, None, {}, zero, numpy.zeros_like(zero), bases, {}, frozenset())
 
     def begin(self, worker: int, process: Process, saved: View | None) -> View:
         """A process of a worker begins, from a checkpoint or afresh."""
@@ -183,26 +202,32 @@ class Ledger:
         self.torn |= other.torn
         self.quiet = max(self.quiet, other.quiet)
 
-    def inner_step(self, view: View, step: int, position: int, sends: list[int], spoiled: float | None = None) -> None:
-        """A worker takes an inner step with the data at a position, and then sends fragments."""
+    def inner_step(
+        self, view: View, step: int, position: int, sends: Mapping[int, int], spoiled: float | None = None
+    ) -> None:
+        """A worker takes an inner step with the data at a position, and then sends fragments, each with the checksum of
+        its anchor and momentum."""
         change = drift(view.worker, position, self.rank, spoiled)
         for window, place in zip(view.windows, fragment_places(self.shape.fragments), strict=True):
             window.total += change[place]
             window.steps += 1
             window.end = position + 1
-        for fragment in sends:
+        for fragment, bits in sends.items():
             window = view.windows[fragment]
-            kept = Sent(replace(window, total=window.total.copy()), view.node, view)
+            kept = Sent(replace(window, total=window.total.copy()), view.node, view, bits)
             self.sent.setdefault((self.attempt, view.worker, step, fragment), []).append(kept)
 
-    def joins(
-        self, view: View, commit_hash: str, position: int, anchor: numpy.ndarray, digest: int, now: float
-    ) -> None:
+    def offers_to_begin(self, view: View, bits: int) -> None:
+        """A worker meets the others before its first step, with the checksum of its anchor and momentum."""
+        view.sends_after, view.bits = None, bits
+
+    def joins(self, view: View, commit_hash: str, position: int, anchor: numpy.ndarray, bits: int, now: float) -> None:
         """A worker has taken over the state of another one."""
         node = self.nodes.get(commit_hash)
         if node is None:
             raise Violation(f"worker {view.worker} has taken over a state that no worker had")
-        self._compare(view, node, anchor, digest)
+        view.corrupt = node.corrupt and node.bits != bits
+        self._compare(view, node, anchor, bits)
         if now > self.disturbed:
             self._check_missed(view, node)
             if view.started and not node.follows_a_lone_round_since(view.node):
@@ -210,21 +235,23 @@ class Ledger:
         view.node, view.started, view.joined, view.sends_after = node, True, True, None
         self._new_windows(view, position)
 
-    def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, digest: int, now: float) -> None:
+    def commits_round(self, view: View, committed: Any, anchor: numpy.ndarray, bits: int, now: float) -> None:
         """A worker has committed a round, and its anchor has moved.
 
         Args:
             view: of the worker.
             committed: `muloco.outer.protocol.outcome.Committed`.
             anchor: fp32, all of it.
-            digest: of the anchor.
+            bits: checksum of anchor and momentum.
             now: the time.
         """
         node = self.nodes.get(committed.commit_hash)
         created = node is None
         if node is None:
-            check_leaders(self.shape, self.views, committed)
-            node = self._child(view, committed, now)
+            assert view.process is not None
+            met = self.rounds.get(committed.name, {view.process})  # that of a worker that is alone nobody opens
+            check_leaders(self.shape, [v for v in self.views if v.process in met], committed)
+            node = self._child(view, committed, met, now)
             self.nodes[committed.commit_hash] = node
             self.commits += 1
             self._check_absent(committed, now)
@@ -236,7 +263,7 @@ class Ledger:
         taken_over = view.joined and (not created or len(committed.weights) == 1)
         if committed.fragment is not None and view.worker not in committed.weights and not taken_over:
             raise Violation(f"worker {view.worker} has applied a round without being a leader of it")
-        self._compare(view, node, anchor, digest)
+        self._compare(view, node, anchor, bits)
         view.node, view.started, view.joined = node, True, False
         self.waits(now)
         self.quiet = max(self.quiet, now)
@@ -254,6 +281,14 @@ class Ledger:
         """A worker begins the round of a window that it has sent after a step."""
         view.sends_after = step
 
+    def meets(self, name: str, process: Process) -> None:
+        """A process has opened a round."""
+        self.rounds.setdefault(name, set()).add(process)
+
+    def view_of(self, process: Process) -> View | None:
+        """Returns the view of a process, if it has begun."""
+        return next((view for view in self.views if view.process is process), None)
+
     def opens(self, process: Process, now: float) -> None:
         """A process begins to meet the others for a round, or has met them."""
         for view in self.views:
@@ -267,6 +302,8 @@ class Ledger:
     def finishes(self, view: View, parameters: numpy.ndarray) -> None:
         """A worker has taken its last step."""
         view.done = True
+        if view.corrupt:
+            return
         if not numpy.allclose(parameters, view.node.anchor, atol=TOLERANCE) and not self.shape.compressed:
             raise Violation(f"worker {view.worker} does not end with the anchor")
 
@@ -278,17 +315,19 @@ class Ledger:
         if holders and now > self.disturbed:
             raise Violation(f"the run was given up, but worker {holders[0]} holds its newest state and lives")
 
-    def _child(self, view: View, committed: Any, now: float) -> Node:
+    def _child(self, view: View, committed: Any, met: Set[Process], now: float) -> Node:
         """Returns the state after a round, computed from the windows of its members."""
         parent = view.node
         anchor, momentum = parent.anchor, parent.momentum
-        bases, taken = parent.bases, dict(parent.taken)
+        bases, taken, held = parent.bases, dict(parent.taken), set[int]()
         if (fragment := committed.fragment) is not None:
             place = fragment_places(self.shape.fragments)[fragment]
             total = sum(committed.weights.values())
             mean = numpy.zeros(len(place))
             for worker, weight in committed.weights.items():
-                window = self._window(worker, committed, parent, weight)
+                sent = self._sent(worker, committed, met, parent, weight)
+                window = sent.window
+                held.add(sent.bits)
                 if not numpy.isfinite(window.total).all():
                     raise Violation(f"the round after step {committed.step} counts NaN or Inf of worker {worker}")
                 mean -= weight / total * window.total
@@ -300,6 +339,10 @@ class Ledger:
             bases = tuple(parent.depth + 1 if index == fragment else base for index, base in enumerate(bases))
             if not self.forgetful:
                 self._check_newest(view, committed)
+        else:
+            held = {v.bits for v in self.views if v.process in met and v.worker in committed.weights}
+        if len(held) > 1:
+            raise Violation(f"workers {sorted(committed.weights)} lead a round with different anchors or momentums")
         return Node(
             self.attempt,
             parent.depth + 1,
@@ -311,17 +354,26 @@ class Ledger:
             momentum,
             bases,
             taken,
+            frozenset(met),
             now,
         )
 
-    def _window(self, worker: int, committed: Any, parent: Node, weight: int) -> Window:
+    def _sent(self, worker: int, committed: Any, met: Set[Process], parent: Node, weight: int) -> Sent:
         fragment, step = committed.fragment, committed.step
         sent = self.sent.get((self.attempt, worker, step, fragment), [])
+        if len({one.view.process for one in sent} & met) > 1:
+            raise Violation(f"two processes of worker {worker} lead the round after step {step}")
+        found = []
         for attempt in range(self.attempt, 0, -1):  # a checkpoint of an earlier one may hold a round in flight
             for one in reversed(self.sent.get((attempt, worker, step, fragment), [])):
                 same = attempt == self.attempt or one.node.is_ancestor_of(parent)
                 if same and one.node.bases[fragment] == parent.bases[fragment] and one.window.steps == weight:
-                    return one.window
+                    if one.view.process in met:
+                        return one
+                    if not self.lives(one.view):  # it may have left a checkpoint with a round in flight
+                        found.append(one)
+        if found:
+            return found[0]
         held = [(one.node.bases[fragment], one.window.steps) for one in sent]
         raise Violation(
             f"the round of fragment {fragment} after step {step} counts a window of {weight} steps of worker {worker} "
@@ -381,7 +433,8 @@ class Ledger:
         """Whoever was in a round and lives has committed it, if anybody has."""
         while node is not None and not node.is_ancestor_of(view.node):
             sent = self.sent.get((node.attempt, view.worker, node.step, node.fragment or 0), [])
-            if view.worker in node.weights and node.fragment is not None and any(one.view is view for one in sent):
+            was_in = view.worker in node.weights and view.process in node.met
+            if was_in and node.fragment is not None and any(one.view is view for one in sent):
                 raise Violation(
                     f"worker {view.worker} has not committed the round after step {node.step}, though workers "
                     f"{sorted(node.weights)} have, and it was one of them"
@@ -392,10 +445,13 @@ class Ledger:
         """Whether the process of a view runs."""
         return view.process is not None and view.process.alive and not view.process.paused
 
-    def _compare(self, view: View, node: Node, anchor: numpy.ndarray, digest: int) -> None:
-        if node.digest is None:
-            node.digest = digest
-        if node.digest != digest:
+    def _compare(self, view: View, node: Node, anchor: numpy.ndarray, bits: int) -> None:
+        if view.corrupt:
+            node.corrupt = True
+            return
+        if node.bits is None:
+            node.bits = bits
+        if node.bits != bits:
             raise Violation(f"worker {view.worker} has other bits in its anchor than others with the same history")
         if self.shape.compressed:
             return

@@ -169,8 +169,7 @@ class End:
             late = self._network.leaving(self.process.machine, len(data))
             late += self._network.world.random.uniform(0.2, 3.0) if again else 0.0
 
-            if kind == "damaged":
-                data[min(len(data) - 1, self._network.world.random.randrange(len(data)) | 3)] ^= 0x40
+            data = self._network.forger.message(kind, (self._name, self._rank, other), data)
 
             def arrives(end: "End" = end, data: bytearray = data) -> None:
                 end.arrived[self._rank].append(data)

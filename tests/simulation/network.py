@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.costs import Costs
+from tests.simulation.forger import Forger
 from tests.simulation.world import Process, World
 
 if TYPE_CHECKING:
@@ -40,7 +41,9 @@ class Network:
         self.stores: dict[str, Store] = {}
         """The stores by address."""
         self.mishaps: dict[str, list[str]] = {}
-        """What will happen to the next messages of a machine: `lost`, `late`, `doubled`, `unanswered` or `damaged`."""
+        """What will happen to the next messages of a machine: `lost`, `late`, `doubled`, `unanswered`, `damaged`, or
+        see `forger.HOWS`."""
+        self.forger = Forger(world)
         self.on_change: list[Callable[[], None]] = []
         """Called before a direction is cut or whole again."""
         self.groups: dict[str, dict[int, End]] = {}
@@ -67,6 +70,13 @@ class Network:
             for end in list(ends.values()):
                 if end.process.machine == machine and end.process.alive and not end.error:
                     end.break_connections(other)
+
+    def isolate(self, machine: str, seconds: float) -> None:
+        """Cuts all directions from and to a machine for some seconds."""
+        others = {store.process.machine for store in self.stores.values()} - {machine}
+        for other in (*sorted(others), "lighthouse"):
+            self.cut(machine, other, seconds)
+            self.cut(other, machine, seconds)
 
     def silent(self, source: str, target: str) -> float:
         """Returns for how many more seconds nothing gets from one machine to another."""
@@ -148,6 +158,7 @@ class Network:
         world.point("asks")
         task, machine, answers = world.here(), machine_of(address), []
         kind = self.mishap(source.machine)
+        path, message = message[0], self.forger.request(source.machine, address, message)
 
         def arrives(answer: Any) -> None:
             answers.append(answer)
@@ -166,6 +177,7 @@ class Network:
                 world.point("answers")
                 if kind == "unanswered":
                     said = ConnectionResetError(f"the connection to {address} has broken")
+                said = self.forger.answer(source.machine, path, said)
                 server.on_end.remove(breaks)
                 self.send(server, source.machine, lambda: arrives(said), source)
 

@@ -5,13 +5,16 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 
 from muloco import errors, failpoints
+from muloco.outer import AnchorMismatch, ForeignRun
 from muloco.outer.protocol.authentication import Key
 from muloco.outer.protocol.transport import TransportError
+from tests.simulation.guard import Guard
 from tests.simulation.invariants import Ledger, Violation
 from tests.simulation.knowledge import Knowledge
 from tests.simulation.lighthouse import Lighthouse
@@ -45,7 +48,8 @@ class Outcome:
     """How a run has ended."""
 
     end: str
-    """`done`, `lost` (nobody holds the state of the run any more), `failed as defined` (NaN or Inf), or `failed`."""
+    """`done`, `lost` (nobody holds the state of the run any more), `failed as defined` (NaN or Inf), `corrupt` (flipped
+    bits were noticed), `foreign` (a newcomer has met only a stranger, and took itself for it), or `failed`."""
     failure: BaseException | None
     story: list[tuple[float, str, str]]
     points: dict[str, int]
@@ -76,6 +80,9 @@ class Run:
         self.watches = [Watch(ledger, shape.costs.exchange_timeout) for ledger in self.ledgers]
         self.knowledge = Knowledge(self.network, self.storage)
         self.stops, self.poison = Stops(), Poison()
+        self.strangers: dict[str, str] = {}
+        """The kind of each stranger, by machine."""
+        self.guards = [Guard(ledger, self.strangers) for ledger in self.ledgers]
         self.troubled = -CALM_SECONDS
         """Time at which the last fault that may disturb workers has passed."""
         self.key = Key(b"the secret of a simulated run")
@@ -83,6 +90,8 @@ class Run:
         self.end = ""
         self.ranks: dict[int, Ranks] = {}
         """The ranks of each worker."""
+        self.doubles: dict[int, Ranks] = {}
+        """Second processes of workers of one rank."""
         self.lines: list[dict[str, Any]] = []
         """What the workers log, as lines of metrics (`muloco.runs.folder`)."""
         self.lighthouse = Lighthouse(
@@ -93,6 +102,9 @@ class Run:
         )
         self._back_off = dict.fromkeys(range(shape.workers), FIRST_BACK_OFF)
         self._done = False
+        self._refused: set[Ranks] = set()
+        """Those that have ended by an error that lasts, as they have to."""
+        self._mismatched: set[Process] = set()
         self._restarting = 0
         for worker in range(shape.workers):
             self.start(worker, after=self.world.random.uniform(0.0, 1.0))
@@ -138,11 +150,25 @@ class Run:
             for rank in range(self.shape.ranks)
         ]
         self.ranks[worker] = ranks = Ranks(self.network, self.lighthouse, self.ledger, worker, processes)
+        step = self._saved_step(worker, state)
+        for rank, process in enumerate(processes):
+            self.world.spawn(process, partial(self._main, worker, ranks, rank, step), "main")
+
+    def _saved_step(self, worker: int, state: str) -> int | None:
+        """Returns the step of a worker's `newest` checkpoint, an `old` one, or `none`."""
         parts = {(worker, rank) for rank in range(self.shape.ranks)}
         steps = [step for step in self.storage.whole if parts <= set(self.storage.checkpoints[step])]
         steps = {"newest": steps[-1:], "old": steps[:-1][-1:], "none": []}[state]
-        for rank, process in enumerate(processes):
-            self.world.spawn(process, partial(self._main, worker, ranks, rank, steps[0] if steps else None), "main")
+        return steps[0] if steps else None
+
+    def double(self, worker: int, first: Process, state: str) -> None:
+        """Starts a second process of a worker on another machine, as a supervisor that has lost sight of the first
+        one; unless this one has ended."""
+        if self._done or not first.alive or worker in self.doubles:
+            return
+        process = Process(self.world, f"worker {worker} (second)", f"d{worker}")
+        self.doubles[worker] = ranks = Ranks(self.network, self.lighthouse, self.ledger, worker, [process])
+        self.world.spawn(process, partial(self._main, worker, ranks, 0, self._saved_step(worker, state)), "main")
 
     def _main(self, worker: int, ranks: Ranks, rank: int, step: int | None) -> None:
         status, reason, process = 0, "", ranks.processes[rank]
@@ -155,23 +181,66 @@ class Run:
         except (Killed, Violation):
             raise
         except Exception as error:
+            self.world.here()
             status, reason = errors.exit_status(error), f"{type(error).__name__}: {error}"
             lost = isinstance(error, errors.AttemptFailed | TransportError) or self.shape.ranks > 1
             expected = lost and status not in errors.LASTING
-            if not expected and not self.poison.is_defined(error, self.ledgers[rank]):
+            defined = self.poison.is_defined(error, self.ledgers[rank]) or self._has_to_end(worker, ranks, error)
+            if not expected and not defined:
                 raise
+            if status == errors.FAILED and self.strangers and self.world.now > self.ledger.harmed + 3 * CALM_SECONDS:
+                raise Violation(f"worker {worker} gives up, though only strangers are about: {error}") from error
         self.world.here()
         self.world.tell(process.name, f"ends with status {status}{reason and ': '}{reason}")
         process.kill()
         ranks.statuses[rank] = status
         if status and not ranks.ending:
-            self.world.at(ranks.end(), lambda: self._ended(worker, ranks.status()))
+            self.world.at(ranks.end(), lambda: self._ended(worker, ranks, ranks.status()))
         elif not ranks.ending and len(ranks.statuses) == len(ranks.processes):
-            self.world.at(0.0, partial(self._ended, worker, 0))
+            self.world.at(0.0, partial(self._ended, worker, ranks, 0))
 
-    def _ended(self, worker: int, status: int) -> None:
+    def _has_to_end(self, worker: int, ranks: Ranks, error: Exception) -> bool:
+        """Whether the engine has to end the process of a worker by an error that lasts, because of another process of
+        the worker, of a stranger or of flipped bits."""
+        (process, *_) = ranks.processes
+        match error:
+            case ForeignRun():
+                all_ranks = chain(self.ranks.values(), self.doubles.values())
+                living = {other.machine: other for of in all_ranks for other in of.processes if other.alive}
+                if self.guards[0].refused(worker, process, living) == "newcomer":
+                    self.world.at(LAST_SECONDS, lambda: self._stop("foreign"))
+            case AnchorMismatch() if self.ledger.flipped:
+                self._all_mismatch(process)
+            case _:
+                return False
+        self._refused.add(ranks)
+        return True
+
+    def _all_mismatch(self, process: Process) -> None:
+        """A process has noticed that anchors or momentums differ; soon, all members of the round have."""
+        self._mismatched.add(process)
+        if len(self._mismatched) > 1:
+            return
+        met = next(met for met in reversed(self.ledger.rounds.values()) if process in met)
+        calm = self.world.now > self.ledger.harmed + CALM_SECONDS
+
+        def look() -> None:
+            missing = [other.name for other in met if other.alive]
+            if missing and calm and self.ledger.harmed < self.world.now - 2 * CALM_SECONDS:
+                raise Violation(f"anchors differ, and {', '.join(sorted(missing))} did not notice")
+            self._stop("corrupt")
+
+        self.world.at(CALM_SECONDS, look)
+
+    def _ended(self, worker: int, ranks: Ranks, status: int) -> None:
         """The supervisor notices that a process has ended by itself."""
-        if status == errors.RunFailed.exit_status:
+        second = ranks is self.doubles.get(worker)
+        if second:
+            del self.doubles[worker]
+        if ranks in self._refused or (second and status):  # it is not started again
+            if ranks is self.ranks[worker] and worker in self.doubles:
+                self.ranks[worker] = self.doubles.pop(worker)
+        elif status == errors.RunFailed.exit_status:
             self.poison.ended(self, worker)
             if not self.end:
                 self.end, self._done = "failed as defined", True
@@ -196,9 +265,10 @@ class Run:
 
     def _resume(self) -> None:
         """Begins another attempt at the run from its newest checkpoint, if there is one."""
-        for ranks in self.ranks.values():
+        for ranks in chain(self.ranks.values(), self.doubles.values()):
             for process in ranks.processes:
                 process.kill()
+        self.doubles.clear()
         if self.storage.newest() is None:
             self._stop("lost")
             return
@@ -210,8 +280,9 @@ class Run:
             self.start(worker, after=self.world.random.uniform(1.0, 2.0))
 
     def _look_for_end(self) -> None:
-        processes = [process for ranks in self.ranks.values() for process in ranks.processes]
-        if not self._restarting and not any(process.alive for process in processes):
+        all_ranks = chain(self.ranks.values(), self.doubles.values())
+        alive = any(process.alive for ranks in all_ranks for process in ranks.processes)
+        if not self._restarting and not alive and not self._mismatched:
             self._stop("done")
 
     def _stop(self, end: str) -> None:
@@ -255,7 +326,8 @@ class Run:
             4 * self.shape.workers * self.shape.ranks
         )  # entries of two groups: the present one, and one that was not cleared
         for address, store in self.network.stores.items():
-            if len(store.values) > most and store.process.alive:
+            # a quorum with strangers leaves its entries in the store, because these may still be reading them
+            if len(store.values) > most and store.process.alive and not self.strangers:
                 return Violation(f"the store at {address} holds {len(store.values)} entries")
         for worker, ranks in self.ranks.items():
             for program in ranks.programs.values():

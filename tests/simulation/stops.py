@@ -25,6 +25,10 @@ class Stops:
     _members: set[int] = field(default_factory=set)
     _step: int | None = None
 
+    def begins(self, *, asks: bool) -> None:
+        """A worker meets the others before its first step, and asks all to stop or does not."""
+        self._anybody |= asks
+
     def sends(self, attempt: int, worker: int, step: int, *, asks: bool) -> None:
         """A worker may send windows after a step, and asks all to stop or does not."""
         (self._sent.add if asks else self._sent.discard)((attempt, worker, step))

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any
 
-from muloco.runs.commits import Entry
+from muloco.runs.commits import Entry, parse
 from tests.simulation.world import Process, World
 
 
@@ -12,8 +13,8 @@ from tests.simulation.world import Process, World
 class Storage:
     """What is on the disks."""
 
-    logs: dict[int, list[tuple[float, Entry]]] = field(default_factory=dict)
-    """The entries of each worker's log, with the time of each."""
+    logs: dict[int, list[tuple[float, Entry | bytes]]] = field(default_factory=dict)
+    """The entries of each worker's log, with the time of each; damaged ones as lines."""
     lags: dict[str, tuple[float, float]] = field(default_factory=dict)
     """Until when a machine sees the logs of others late, and by how many seconds."""
     checkpoints: dict[int, dict[tuple[int, int], Any]] = field(default_factory=dict)
@@ -25,6 +26,24 @@ class Storage:
         """Loses the newest entries of a worker's log."""
         log = self.logs.get(worker, [])
         del log[max(0, len(log) - entries) :]
+
+    def damage(self, worker: int, how: str, random: Random) -> None:
+        """Damages a worker's log: a digit of each line is another one (`digits`), any line becomes `zeros`, or the
+        newest one is `torn`."""
+        log = self.logs.get(worker, [])
+        for index in range(len(log)) if how == "digits" else [random.randrange(len(log))] if log else ():
+            index = len(log) - 1 if how == "torn" else index
+            time, entry = log[index]
+            line = bytearray(entry if isinstance(entry, bytes) else entry.to_line().encode())
+            match how:
+                case "digits":
+                    digits = [place for place, byte in enumerate(line[:-9]) if chr(byte).isdigit()]
+                    line[random.choice(digits or [0])] ^= 1 << random.randrange(3)
+                case "zeros":
+                    line = bytearray(len(line))
+                case "torn":
+                    del line[random.randrange(len(line)) :]
+            log[index] = time, bytes(line)
 
     def save(self, step: int, part: tuple[int, int], state: Any, needed: list[tuple[int, int]]) -> None:
         """Saves a part of a checkpoint, that of a worker's rank. It is whole once all parts that it needs are there."""
@@ -55,4 +74,6 @@ class SimulatedLog:
         until, lag = (0.0, 0.0) if self._own else self._storage.lags.get(self._process.machine, (0.0, 0.0))
         latest = self._world.now - (lag if self._world.now < until else 0.0)
         entries = self._storage.logs.get(self._worker, [])
-        return iter([entry for time, entry in reversed(entries) if time <= latest])
+        seen = [entry for time, entry in reversed(entries) if time <= latest]
+        read = (parse(entry) if isinstance(entry, bytes) else entry for entry in seen)
+        return iter([entry for entry in read if entry is not None])

@@ -20,7 +20,7 @@ class Store:
     """
 
     def __init__(self, network: Network, process: Process, address: str):
-        self.process = process
+        self.process, self.address = process, address
         self.values: dict[str, bytes] = {}
         self.changed: list[Callable[[], None]] = []
         network.stores[address] = self
@@ -52,10 +52,13 @@ class StoreClient:
         data = value.encode() if isinstance(value, str) else value
         store, way = self._store, (self._client, self._store)
 
-        def write() -> None:
+        def put(key: str, data: bytes) -> None:
             store.values[key] = data
             for tell in list(store.changed):
                 tell()
+
+        def write() -> None:
+            self._network.forger.entry(store.address, key, data, put)
 
         if self._client.machine != store.process.machine or store.process.alive:
             self._network.send(self._client, self._machine, write, store.process, way)

@@ -39,5 +39,7 @@ def tell(schedule: Schedule, outcome: Outcome) -> Iterator[str]:
             "done": "all that was left is done",
             "lost": "nobody holds the state of the run any more",
             "failed as defined": "a pseudogradient that is not finite ends all workers",
+            "corrupt": "workers have noticed that bits of an anchor or a momentum were flipped",
+            "foreign": "a new worker has met only a stranger, and has left",
         }[outcome.end]
         yield f"It has ended after {outcome.seconds:.1f} simulated seconds: {how}."

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.simulation.faults import LIGHTHOUSE, Fault, Schedule
+from tests.simulation.story import tell
 from tests.simulation.toy import Shape
 
 FOUND = {
@@ -80,9 +81,42 @@ FOUND = {
             Fault(kind="lighthouse", worker=2, point=1, phase="commit", times=4, seconds=2.4213202102521514),
         ),
     ),
+    "a worker that was cut off went on alone, though a second process of it had finished the run": Schedule(
+        719,
+        Shape(workers=3, interval=1, rounds=2),
+        (
+            Fault(
+                kind="double",
+                worker=2,
+                point=3,
+                phase="vote",
+                times=1,
+                other=2,
+                seconds=19.0,
+                amount=1.0,
+                detail="none",
+            ),
+        ),
+    ),
+    "a flipped bit of a momentum was noticed a window late, and in the last window not at all": Schedule(
+        0,
+        Shape(workers=2, interval=1, rounds=3),
+        (Fault(kind="flip", worker=1, point=1, phase="vote", times=2, amount=240, detail="momentum"),),
+    ),
+    "a round that was tried again spread a bit of an anchor that was flipped meanwhile": Schedule(
+        0,
+        Shape(workers=3, interval=1, rounds=2),
+        (
+            Fault(kind="flip", worker=2, point=1, phase="vote", times=1, amount=54, detail="anchor"),
+            Fault(kind="kill", worker=1, point=1, phase="scatter", times=1, seconds=1.0, detail="newest"),
+        ),
+    ),
 }
 
 
 @pytest.mark.parametrize("found", FOUND)
 def test_what_was_found(found: str) -> None:
-    assert FOUND[found].run().failure is None
+    outcome = FOUND[found].run()
+    assert outcome.failure is None
+    *_, last = tell(FOUND[found], outcome)
+    assert last.startswith("It has ended")

@@ -69,6 +69,8 @@ class Watch:
 
         def opened(this_round: PeerRound) -> None:
             name = this_round.name
+            if this_round.failure is None:
+                self.ledger.meets(name, process)
             if max(map(len, (answers._rounds, answers._given_up))) > KEPT:
                 raise Violation(f"worker {worker} remembers more than {KEPT} rounds")
 
@@ -144,7 +146,7 @@ class Watch:
         transport.open = _then(transport.open, lambda _, this_round: opened(this_round))  # type: ignore[method-assign]
 
     def _is_late(self, what: str, started: float) -> None:
-        never_silent = max(self.ledger.disturbed, self.ledger.unmet) < 0
+        never_silent = max(self.ledger.disturbed, self.ledger.unmet) < 0 and not self.ledger.held_up
         if never_silent or started > self.ledger.healed + SETTLING_SECONDS:
             raise Violation(f"{what}, though all can hear each other")
 

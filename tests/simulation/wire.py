@@ -10,7 +10,8 @@ from muloco.outer.protocol import authentication
 from muloco.outer.protocol.authentication import Key
 from muloco.outer.protocol.group import Group
 from muloco.outer.protocol.requests import Answer, Request, is_authentic
-from muloco.outer.protocol.wire import CUT_OFF, Quorum
+from muloco.outer.protocol.wire import CUT_OFF, Quorum, Rendezvous
+from tests.simulation.forger import ForgedBytes, ForgedParts
 from tests.simulation.lighthouse import Member, Met
 from tests.simulation.members import End
 from tests.simulation.network import Network
@@ -137,6 +138,10 @@ class SimulatedWire:
         self._address = f"{process.machine}:{20000 + ranks.introduce(name)}"
         self._rendezvous: StoreClient | None = None
         self.end: End | None = None
+        self.met: Met
+        """The last quorum."""
+        self.forged = 0
+        """Number of pieces received from other members that were forged."""
         self._number = -1
         self._prefix = ""
         self._group = ""
@@ -160,11 +165,13 @@ class SimulatedWire:
         except TimeoutError as error:
             self._no_quorum = error
             raise
-        self._participants = len(met.members)
+        self._participants, self.met = len(met.members), met
         if met.number != self._number:
             self._number = met.number
             try:
                 self._configure(met, choosing)
+            except Violation:
+                raise
             except Exception as error:
                 self._failure = str(error)
         return self._failure
@@ -185,7 +192,7 @@ class SimulatedWire:
         except RuntimeError as error:
             raise ConnectionError(f"the worker at {store} has gone: {error}") from error
         self._prefix = f"torchft/{met.number}/{group_rank}/"
-        self._group, group = choosing.join(quorum, _Prefixed(self._rendezvous, self._prefix))
+        self._group, group = choosing.join(quorum, self.shared(met))
         self._whole = len(group) == len(members)
         end = End(
             self._network,
@@ -196,6 +203,11 @@ class SimulatedWire:
         )
         end.connect(self._exchange_seconds)
         self.end = end
+
+    def shared(self, met: Met) -> Rendezvous:
+        """Returns the entries of a quorum in the store that its members share."""
+        assert self._rendezvous is not None
+        return _Prefixed(self._rendezvous, self._prefix)
 
     def swap(
         self, received: torch.Tensor, sizes: list[int], sent: list[torch.Tensor], meanwhile: Callable[[], None]
@@ -208,6 +220,11 @@ class SimulatedWire:
         except RuntimeError as error:
             raise ConnectionError(str(error)) from error
         for place, data in zip(received.split(sizes), arrived, strict=True):
+            if len(data) != len(place):
+                raise Violation(
+                    f"{self._ranks.replica} waits for {len(place)} bytes of a member that sends {len(data)}"
+                )
+            self.forged += isinstance(data, ForgedBytes)
             if len(data):
                 place.copy_(torch.frombuffer(data, dtype=torch.uint8))
 
@@ -244,6 +261,8 @@ class SimulatedWire:
             path, nonce, tag = message
             if not is_authentic(self._key, self._address, path, nonce, tag):
                 return 403, 0, b"", b""
+            if isinstance(message, ForgedParts):
+                raise Violation(f"{self._ranks.replica} answers a forged request for {path}")
             answered = Answer(self._key, path, nonce, answer(path))
             return answered.status, answered.length, answered.tag, b"".join(answered.pieces())
 
@@ -252,7 +271,8 @@ class SimulatedWire:
 
     def request(self, address: str, path: str, seconds: float) -> bytes | None:
         asked = Request(self._key, address, path)
-        status, length, tag, body = self._network.ask(self._process, address, (path, asked.nonce, asked.tag), seconds)
+        answered = self._network.ask(self._process, address, (path, asked.nonce, asked.tag), seconds)
+        status, length, tag, body = answered
         place = 0
 
         def read(size: int) -> bytes:
@@ -261,7 +281,10 @@ class SimulatedWire:
             place += len(piece)
             return piece
 
-        return asked.read(status, length, tag, read)
+        answer = asked.read(status, length, tag, read)
+        if isinstance(answered, ForgedParts):
+            raise Violation(f"{self._ranks.replica} believes a forged answer to its request for {path}")
+        return answer
 
     def reaches(self, address: str) -> bool:
         return self._network.reaches(self._process, address.partition(":")[0])
@@ -289,9 +312,13 @@ class _Prefixed:
 
     def __init__(self, store: StoreClient, prefix: str):
         self._store, self._prefix = store, prefix
+        self.read: dict[str, bytes] = {}
+        """The entries that have been read."""
 
     def set(self, key: str, value: str) -> None:
         self._store.set(self._prefix + key, value)
 
     def collect(self, keys: Sequence[str], seconds: float) -> list[bytes]:
-        return self._store.collect([self._prefix + key for key in keys], seconds)
+        read = self._store.collect([self._prefix + key for key in keys], seconds)
+        self.read |= zip(keys, read, strict=True)
+        return read

@@ -1,7 +1,8 @@
 """A worker of the simulated world: a program that trains toy parameters with the real outer loop."""
 
 import io
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,7 @@ class SimulatedWorker:
         self._view: View
         self._watch_commits()
         run.watches[rank].all_of(worker, process, transport, self.loop)
+        run.guards[rank].all_of(worker, process, transport)
         ranks.watch(rank, transport, self.loop)
         shares.watch(worker, rank, transport)
         if shape.ranks == 1:  # of several ranks only the first one keeps a log
@@ -133,6 +135,7 @@ class SimulatedWorker:
             self._commits.begin(self.step)
         self._log("state", state=State.MEETING)
         loop.membership.asks_to_stop = self._asked_to_stop()
+        run.stops.begins(asks=loop.membership.asks_to_stop)
         loop.start(self.step)
         run.world.tell(self._process.name, f"begins after step {self.step}")
         while self.step < shape.steps and not loop.membership.stops:
@@ -185,7 +188,7 @@ class SimulatedWorker:
         self.step += 1
         spoiled, self.spoiled = self.spoiled, None
         self._flat += torch.from_numpy(toy.drift(self._worker, self._position, self._rank, spoiled))
-        sends = self._sends(self.step == shape.steps)
+        sends = {fragment: self._bits([fragment]) for fragment in self._sends(self.step == shape.steps)}
         self._ledger.inner_step(self._view, self.step, self._position, sends, spoiled)
         self._position += 1
 
@@ -231,7 +234,7 @@ class SimulatedWorker:
         start: Callable[..., None] = membership.start
 
         def offers_none(*args: Any, **named: Any) -> None:
-            self._view.sends_after = None
+            self._ledger.offers_to_begin(self._view, self._bits())
             start(*args, **named)
 
         agree: Callable[..., Outcome] = membership.agree
@@ -246,7 +249,17 @@ class SimulatedWorker:
     def _anchor(self) -> tuple[Any, int]:
         tensors = {name: tensor for fragment in self.loop.fragments for name, tensor in fragment.anchor.items()}
         flat = torch.cat([tensors[name].flatten() for name in toy.SHAPES])
-        return flat.numpy(), self.loop.anchor_digest()
+        return flat.numpy(), self._bits()
+
+    def _bits(self, fragments: Collection[int] = ()) -> int:
+        """Returns a checksum of the anchor and the momentum of fragments; none given: of all."""
+        checksum = 0
+        for index, fragment in enumerate(self.loop.fragments):
+            if index in fragments or not fragments:
+                for tensors in fragment.global_tensors().values():
+                    for tensor in tensors.values():
+                        checksum = zlib.crc32(tensor.numpy().tobytes(), checksum)
+        return checksum
 
     def _log(self, event: str, *, step: int | None = None, **values: Any) -> None:
         """Adds a line to the metrics of the worker, of its first rank."""

@@ -51,7 +51,6 @@ LEADERS = (
         "if len(set(digests)) > 1:",
         "if False:",
         "Members do not compare their anchors.",
-        survives="In the simulation no anchor is damaged in memory, so anchors of one history are equal.",
     ),
     Mutant(
         "digest_of_all",
@@ -88,6 +87,5 @@ LEADERS = (
         "if header.worker in holders:",
         "if False:",
         "Two processes of the same worker lead a round together.",
-        survives="In the simulation no worker has two processes at once.",
     ),
 )

@@ -25,6 +25,8 @@ class Mutant:
     replacement: str
     wrong: str
     """What the engine then does wrong, as a sentence."""
+    more: tuple[tuple[str, str], ...] = ()
+    """Further texts of the file that each occur exactly once, with their replacements."""
     survives: str = ""
     """Why the simulation does not notice it; empty if it does."""
 
@@ -34,6 +36,8 @@ class Mutant:
         Raises:
             ValueError: the text does not occur exactly once.
         """
-        if (count := source.count(self.text)) != 1:
-            raise ValueError(f"{self.name}: the text occurs {count} times in {self.file}, not once")
-        return source.replace(self.text, self.replacement)
+        for text, replacement in ((self.text, self.replacement), *self.more):
+            if (count := source.count(text)) != 1:
+                raise ValueError(f"{self.name}: the text occurs {count} times in {self.file}, not once")
+            source = source.replace(text, replacement)
+        return source
