@@ -200,6 +200,7 @@ class PeerTransport:
         self.answers.questions[question] = lambda name: answer()
 
     def inquire(self, question: str, seconds: float, workers: Collection[int] | None = None) -> dict[int, bytes]:
+        seconds = min(seconds, self.exchange_seconds / 3)  # the other members of an open round wait for this one
         known = self._address_of
         asked = {worker: known[worker] for worker in known if workers is None or worker in workers}
         asked.pop(self._worker, None)
