@@ -84,11 +84,13 @@ def check_gradients(layout: Layout, sharded: nn.Module, whole: nn.Module, *, com
     tokens, positions, labels = packed_batch()
     shares, share = layout[0] * layout[1], dist.get_rank() // layout[2]
     rows = slice(share * ROWS // shares, (share + 1) * ROWS // shares)
-    logits = sharded(tokens[rows], positions[rows], sharded.get_attention_masks(positions[rows]))
+    logits = sharded(
+        tokens[rows], positions=positions[rows], attention_masks=sharded.get_attention_masks(positions[rows])
+    )
     loss_of = CrossEntropyLoss.Config().build(compile_config=CompileConfig(enable=compiled))
     loss, _ = loss_of(logits, labels[rows], torch.tensor(ROWS * LENGTH))
     loss.backward()
-    logits = whole(tokens, positions, whole.get_attention_masks(positions))
+    logits = whole(tokens, positions=positions, attention_masks=whole.get_attention_masks(positions))
     expected = cross_entropy(logits.flatten(0, 1), labels.flatten())
     expected.backward()
     total = loss.detach().clone()
