@@ -1,4 +1,4 @@
-"""What runs will give on machines that fail, by the number of workers and the bandwidth of their links."""
+"""Estimates of runs on machines that fail, by the number of workers and the bandwidth of their links."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +16,9 @@ from muloco.errors import UserError
 from muloco.settings.config import ResolvedConfig
 
 RESTART_SECONDS = 17.0
-"""From a kill to where the worker meets the others again: the median of `results/storm/brief.json`, a tiny model on two
-CPU cores, most of which is to start Python, torch and the model."""
+"""Default for the time from a kill until the worker meets the others again, in seconds: the median of
+`results/storm/brief.json`, measured with a tiny model on two CPU cores. Starting Python, torch and the model takes most
+of it."""
 WORKERS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 FAULTS, LEAST_SYNCS = 1000, 200
 """A run is followed for so many faults, and at least for so many syncs."""
@@ -85,7 +86,7 @@ class PlannedRun:
         )
 
     def with_faults(self, faults: Faults, workers: int, gbit_per_second: float) -> Forecast:
-        """What the run gives with faults, followed for long enough to see many of them."""
+        """Returns an estimate of the run with faults, followed for long enough to see many of them."""
         pace = self.pace(workers, gbit_per_second)
         an_hour = workers * faults.per_hour
         seconds = SECONDS_PER_HOUR * FAULTS / an_hour if an_hour else 0.0

@@ -1,4 +1,4 @@
-"""What a run with faults will give: a small model of rounds, kills and returns. It needs nothing but Python.
+"""An estimate of a run with faults: a small model of rounds, kills and returns. It needs nothing but Python.
 
 Workers take the inner steps of a window side by side, meet, and exchange. A worker that is killed stops answering; the
 others go on without it once `heartbeat_timeout` has passed since then, or at their next sync if that is later. It
@@ -28,26 +28,26 @@ class Pace:
     window: int
     """Inner steps from one sync to the next one: H over the number of fragments."""
     step: float
-    """Of an inner step."""
+    """Duration of an inner step."""
     delay: int = 0
-    """Inner steps beside which an exchange runs, tau."""
+    """Number of inner steps that run beside an exchange, tau."""
     exchange: float = 0.0
-    """Of the exchange of a sync."""
+    """Duration of the exchange of a sync."""
     transfer: float = 0.0
-    """In which a worker that comes back takes over the state of another one."""
+    """Time that a worker that comes back needs to take over the state of another one."""
     heartbeat_timeout: float = 3.0
-    """Without a sign of life after which the others go on without a worker."""
+    """Time without a sign of life after which the others go on without a worker."""
     exchange_timeout: float = 60.0
-    """After which the others give up to connect with a worker that has asked to meet them, and was killed then."""
+    """Time after which the others give up connecting with a worker that was killed after it had asked to meet them."""
     breaks: float = 0.0
-    """From a kill to the failure of an exchange that is under way."""
+    """Time from a kill to the failure of an exchange that is under way."""
     checkpoint: int = 0
     """Syncs between two checkpoints, to which the run returns if all workers are lost; 0: there are none, and it
     returns to the start."""
 
     @property
     def alone(self) -> float:
-        """Of a window and its sync, if nothing happens."""
+        """Duration of a window and its sync without faults."""
         return max(self.window * self.step, (self.window - self.delay) * self.step + self.exchange)
 
 
@@ -55,7 +55,7 @@ class Kill(NamedTuple):
     """A worker is killed."""
 
     time: float
-    """In seconds since the start of the run."""
+    """Time of the kill, in seconds since the start of the run."""
     worker: int
     away: float
     """Seconds until it meets the others again."""
@@ -63,7 +63,7 @@ class Kill(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What becomes of a run with faults."""
+    """The course of a run with faults."""
 
     efficiency: float
     """Inner steps that a sync takes in, as a share of those of all workers without faults."""

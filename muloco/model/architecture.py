@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 ROLES = tuple(ALGORITHMS)
 """Roles of parameters: Muon steps matrices and routers, and the others go to AdamW by default."""
 NO_SCORES = "the layers of flavor {flavor} have windows of different sizes, so it cannot be evaluated on tasks"
-"""What is said where a flavor without `one_mask` is to be evaluated."""
+"""Message of the error if a flavor without `one_mask` is to be evaluated."""
 NO_PLACE = (
     "the Hugging Face form of flavor {flavor} has no place for {name}, a buffer that training changes; choose "
     "--format torch"
 )
-"""What is said where a buffer would be lost in an export."""
+"""Message of the error if an export would lose a buffer."""
 TABLES = ("embedding", "head")
 """Roles whose parameters have a row for each entry of the vocabulary."""
 
 BufferRule = Literal["mean", "local"]
-"""What workers do with a buffer that training changes. `mean`: at a sync of the modules around it, it becomes the mean
+"""Rule for a buffer that training changes. `mean`: at a sync of the modules around it, it becomes the mean
 of the workers; it is part of the anchor. `local`: each worker keeps its own."""
 MIXTURE_OF_EXPERTS: Mapping[str, BufferRule] = {
     r"\.expert_bias_E$": "mean",
@@ -253,7 +253,7 @@ class Architecture:
     spec: Callable[..., "ModelSpec"]
     """Makes torchtitan's specification of a flavor, with the arguments of `muloco.model.spec`."""
     roles: Mapping[str, str]
-    """What `Flavor.roles` is, unless a flavor says otherwise."""
+    """Default of `Flavor.roles`."""
     huggingface: HuggingFaceForm | None = None
     """Form of the models in transformers. None: they are neither exported to a Hugging Face folder nor started from
     one."""

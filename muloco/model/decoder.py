@@ -84,7 +84,7 @@ class MulocoDecoder(nn.Module):
         return super()._create_flex_attention_mask_for_document(positions, attn_config)  # type: ignore[misc]
 
     def _create_flex_attention_mask(self, positions: torch.Tensor, attn_config: Any, mask_mods: Sequence[Callable]):
-        """As above, of any pattern, for models whose layers take different masks."""
+        """Returns a mask of any pattern for models whose layers take different masks; see `get_attention_masks`."""
         if isinstance(attn_config.inner_attention, DenseDocumentAttention.Config):
             rows, length = positions.shape
             return create_mask(and_masks(*mask_mods), rows, None, length, length, device=str(positions.device))

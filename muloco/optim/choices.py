@@ -27,7 +27,7 @@ have trained, in GLM-4.5 (arXiv 2508.06471) and in torchtitan's recipe for Kimi 
 
 
 class Choices(NamedTuple):
-    """What a user says of parameters, by regular expressions that are searched for in their names: the first one that
+    """A user's choices for parameters, by regular expressions that are searched for in their names: the first one that
     matches decides."""
 
     role_of: Mapping[str, str] = {}

@@ -10,7 +10,8 @@ DECAYS: Mapping[str, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
     "sqrt": lambda progress: 1 - math.sqrt(progress),
 }
-"""What is left of the way from the peak to the last value, by the share of the decay that is over."""
+"""Functions that map the share of a decay that is over to the share of the way from the peak to the last value that is
+left."""
 
 
 def inner_share(

@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 QUESTION = "whereabouts"
 TRAINING, MEETING, DECIDING, AWAY = "training", "meeting", "deciding", "away"
-"""What a worker says of itself: it takes inner steps with the state of the run; it asks the lighthouse for the others;
+"""Answers of a worker to others: it takes inner steps with the state of the run; it asks the lighthouse for the others;
 it is in a round, which it may commit (`deciding SIZE LOWEST`, the number of members and the lowest worker number); or
 nobody needs to wait for it, since it has no state of the run, stays out of the rounds, or has finished."""
 ASK_SECONDS = 5.0
@@ -35,7 +35,7 @@ AGAIN_SECONDS = 0.1
 
 
 class Whereabouts:
-    """What one rank of a worker tells the same rank of others.
+    """The answers that one rank of a worker gives to the same rank of others, and the same question to them.
 
     Args:
         transport: answers others, and asks them.
@@ -77,7 +77,7 @@ class Search:
         self._whereabouts, self._transport, self._holders = whereabouts, transport, holders
         self._until = transport.clock.now() + straggler_seconds
         self._coming: dict[int, float] = {}
-        """Since when each worker has said that it asks the lighthouse."""
+        """Time since which each worker has said that it asks the lighthouse."""
         self._over = transport.clock.now()
         """When the last round was over."""
         self._told: list[int] = []

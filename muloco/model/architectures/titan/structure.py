@@ -1,4 +1,4 @@
-"""What muloco needs to know of one of torchtitan's models, found from the model itself on the device `meta`."""
+"""Finds shapes, roles and other properties of one of torchtitan's models from the model itself, on the device `meta`."""
 
 import math
 from collections.abc import Mapping
@@ -23,9 +23,9 @@ class Structure:
     roles: Mapping[str, str]
     """Regular expression for the names of the parameters of each role."""
     fused: Mapping[str, tuple[int, ...]]
-    """As in `Flavor`."""
+    """Rows of the matrices of each fused projection, by name; see `Flavor.fused`."""
     divided: Mapping[str, int]
-    """What tensor parallelism divides, in words, and its number."""
+    """Numbers that the tensor-parallel degree has to divide, by what they count, in words."""
     one_mask: bool
     """Whether all layers take the same attention mask."""
     numbers: Numbers
