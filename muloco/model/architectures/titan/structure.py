@@ -1,4 +1,4 @@
-"""Finds shapes, roles and other properties of one of torchtitan's models from the model itself, on the device `meta`."""
+"""Finds shapes, roles and other properties of one of torchtitan's models from the model itself, on device `meta`."""
 
 import math
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ class Structure:
     roles: Mapping[str, str]
     """Regular expression for the names of the parameters of each role."""
     fused: Mapping[str, tuple[int, ...]]
-    """Rows of the matrices of each fused projection, by name; see `Flavor.fused`."""
+    """Rows of each matrix in a fused projection, by a regular expression for its name; see `Flavor.fused`."""
     divided: Mapping[str, int]
     """Numbers that the tensor-parallel degree has to divide, by what they count, in words."""
     one_mask: bool
